@@ -1,0 +1,1 @@
+"""What the assets use: the home folder, the warehouse, the model store, the text encoder, keys, devices, notifier."""

@@ -1,0 +1,194 @@
+"""Where everything lies, and what the shop has decided.
+
+One folder, the *home* (`NIGHTSHELF_HOME`, else `home/` where the command is run), holds all data; `shop.yaml`
+in it holds all business decisions. Nothing else in Nightshelf builds a path or reads an environment variable
+for one.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from datetime import date, timedelta
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Literal
+from zoneinfo import ZoneInfo, available_timezones
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+BEHAVIORS = ("browse", "click", "cart", "purchase")
+"""The four behaviours, weakest first. The taxonomy seed in `dbt/seeds` names them in two languages."""
+
+
+class ShopError(ValueError):
+    """`shop.yaml` cannot be used; the message names the file, the field and the next step."""
+
+
+class Values(BaseModel):
+    """What one behaviour is worth to the shop: a number, or `price` for the item's own price.
+
+    `score = Σ value(behaviour) · P(behaviour)` ranks the shelf, so this is the business objective.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    browse: float | Literal["price"] = 0.05
+    click: float | Literal["price"] = 0.2
+    purchase: float | Literal["price"] = 1.0
+
+
+class Shop(BaseModel):
+    """The shop's decisions, one YAML file (`home/shop.yaml`)."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = "My shop"
+    timezone: str = "Europe/Berlin"
+    """IANA zone in which a day begins and ends."""
+    currency: str = "EUR"
+    first_day: date = date(2026, 1, 5)
+    """First day with logs: the first daily partition."""
+    first_night: date | None = None
+    """First day that gets a model and a shelf; a week after `first_day` where absent."""
+    recipe: str = "nightly"
+    """Training recipe: a name in `assets/model/recipes/`, or the path of a YAML file."""
+    values: Values = Values()
+    shelf_size: Annotated[int, Field(ge=1, le=1000)] = 20
+    """Recommendations per shopper."""
+    keep_shelves: Annotated[int, Field(ge=1)] = 7
+    """Published shelves kept for undo."""
+    history_days: Annotated[int, Field(ge=2)] = 28
+    """Days of behaviour a model may look back on."""
+
+    @field_validator("timezone")
+    @classmethod
+    def _known_zone(cls, zone: str) -> str:
+        if zone not in available_timezones():
+            raise ValueError(f"{zone!r} is no IANA time zone; write one like Europe/Berlin")
+        return zone
+
+    @model_validator(mode="after")
+    def _first_night_follows(self) -> Shop:
+        if self.first_night is None:
+            self.first_night = self.first_day + timedelta(days=7)
+        if self.first_night <= self.first_day + timedelta(days=1):
+            raise ValueError("first_night must lie at least two days after first_day: a model needs days to learn from")
+        return self
+
+    @property
+    def zone(self) -> ZoneInfo:
+        return ZoneInfo(self.timezone)
+
+
+@dataclass(frozen=True)
+class Home:
+    """The folder that holds all of a shop's data. Properties are paths; none is created by looking at it."""
+
+    root: Path
+
+    @classmethod
+    def current(cls) -> Home:
+        """The home that `NIGHTSHELF_HOME` names, else `home/` in the working directory."""
+        return cls(Path(os.environ.get("NIGHTSHELF_HOME", "home")).resolve())
+
+    @cached_property
+    def shop(self) -> Shop:
+        """The decisions in `shop.yaml`, or the defaults where there is no such file.
+
+        Raises:
+            ShopError: the file is no YAML mapping or a field in it is wrong.
+        """
+        if not self.shop_file.exists():
+            return Shop()
+        try:
+            return Shop.model_validate(yaml.safe_load(self.shop_file.read_text(encoding="utf-8")) or {})
+        except yaml.YAMLError as error:
+            raise ShopError(f"{self.shop_file}: not valid YAML: {error}") from error
+        except ValidationError as error:
+            wrong = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'shop'}: {e['msg']}" for e in error.errors())
+            raise ShopError(f"{self.shop_file}: {wrong}. Correct the field and run the command again.") from error
+
+    def write_shop(self, shop: Shop) -> None:
+        """Put `shop.yaml` in place by one rename."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        text = yaml.safe_dump(shop.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        aside = self.shop_file.with_suffix(".tmp")
+        aside.write_text(text, encoding="utf-8")
+        aside.replace(self.shop_file)
+        self.__dict__.pop("shop", None)
+
+    @property
+    def shop_file(self) -> Path:
+        return self.root / "shop.yaml"
+
+    @property
+    def drop(self) -> Path:
+        """Where publishers put files, one sub-folder per source."""
+        return self.root / "drop"
+
+    @property
+    def sources(self) -> Path:
+        """The shop's own source files, beside those that Nightshelf ships."""
+        return self.root / "sources"
+
+    @property
+    def loads(self) -> Path:
+        """The raw zone: one immutable folder per file taken in."""
+        return self.root / "raw" / "loads"
+
+    @property
+    def warehouse(self) -> Path:
+        return self.root / "warehouse.duckdb"
+
+    @property
+    def snapshots(self) -> Path:
+        """Training snapshots, one folder per content hash."""
+        return self.root / "snapshots"
+
+    @property
+    def models(self) -> Path:
+        return self.root / "models"
+
+    @property
+    def vectors(self) -> Path:
+        """Item vectors, cached by encoder version and text hash."""
+        return self.root / "vectors"
+
+    @property
+    def scores(self) -> Path:
+        return self.root / "scores"
+
+    @property
+    def outcomes(self) -> Path:
+        return self.root / "outcomes"
+
+    @property
+    def published(self) -> Path:
+        """The file that people and tools read."""
+        return self.root / "published.duckdb"
+
+    @property
+    def shelves(self) -> Path:
+        """The last published shelves, for undo."""
+        return self.root / "shelves"
+
+    @property
+    def keys(self) -> Path:
+        """Identity keys: outside the warehouse, readable by the owner only."""
+        return self.root / "keys"
+
+    @property
+    def leases(self) -> Path:
+        """Lock files of devices and of the warehouse."""
+        return self.root / "leases"
+
+    @property
+    def truth(self) -> Path:
+        """What the simulator knows. The pipeline never reads it."""
+        return self.root / "truth"
+
+    @property
+    def dagster(self) -> Path:
+        return self.root / "dagster"
