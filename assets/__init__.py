@@ -1,1 +1,1 @@
-"""What is made, one folder per stage, in the order in which data flows: logs, warehouse, model, recommendations."""
+"""What is made, one folder per stage, in the order in which data flows."""

@@ -1,1 +1,1 @@
-"""What the assets use: the home folder, the warehouse, the model store, the text encoder, keys, devices, notifier."""
+"""What the assets use: home folder, warehouse, model store, text encoder, identity keys, devices, notifier."""

