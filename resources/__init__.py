@@ -1,1 +1,1 @@
-"""What the assets use: home folder, warehouse, model store, text encoder, identity keys, devices, notifier."""
+"""What the assets use: home, warehouse, model store, text encoder, identity keys, devices, notifier."""
