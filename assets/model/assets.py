@@ -1,0 +1,170 @@
+"""The model stage: what a model may know, and the model trained on it."""
+
+import dagster as dg
+
+from assets.gates import require_passed
+from assets.partitions import days_of, look_back, nights
+from assets.plots import picture
+from resources.home import Home
+
+OWNERS = ["team:ml"]
+
+LEARNT_FROM = [
+    ("marts", "fct_events"),
+    ("labels", "lbl_behaviors"),
+    ("marts", "dim_item_versions"),
+    ("marts", "fct_item_pairs"),
+    ("marts", "fct_popularity"),
+]
+
+
+@dg.asset(
+    partitions_def=nights,
+    group_name="model",
+    kinds={"duckdb", "parquet"},
+    owners=OWNERS,
+    deps=[dg.AssetDep(dg.AssetKey(key), partition_mapping=look_back) for key in LEARNT_FROM],
+)
+def training_snapshot(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+    """What a model of this day may know: the look-back days up to and including it, frozen.
+
+    The folder is named after the hash of its content, so the same content is the same snapshot. A model made
+    from it can be made again.
+    """
+    from assets.model.snapshot import write_snapshot  # noqa: PLC0415
+    from resources.warehouse import Warehouse  # noqa: PLC0415
+
+    require_passed(context)
+    (day,) = days_of(context)
+    home = Home.current()
+    snapshot = write_snapshot(
+        Warehouse(home, log=context.log.info), day, home.shop.history_days, home.snapshots
+    )
+    rows = snapshot.manifest["rows"]
+    return dg.MaterializeResult(
+        data_version=dg.DataVersion(snapshot.id),
+        metadata={
+            "snapshot": snapshot.id,
+            "path": dg.MetadataValue.path(str(snapshot.path)),
+            "first day": snapshot.manifest["first_day"],
+            "cut-off": snapshot.manifest["cut_off"],
+            **{f"rows of {name}": count for name, count in rows.items()},
+            "dagster/partition_row_count": rows["events"],
+        },
+    )
+
+
+@dg.asset(
+    partitions_def=nights,
+    group_name="model",
+    kinds={"pytorch", "huggingface"},
+    owners=OWNERS,
+    deps=[training_snapshot],
+    op_tags={"nightshelf/device": "gpu"},
+    retry_policy=dg.RetryPolicy(max_retries=1, delay=30),
+)
+def fine_tuned_model(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+    """A text encoder fine-tuned on the shop's behaviour, and the recommender fitted on its item vectors.
+
+    Trains in a child process on a leased device, or on the CPU where there is no GPU, and seals the result
+    as a bundle. How is the recipe's business (`recipe` in shop.yaml).
+    """
+    from assets.model.bundle import make_bundle  # noqa: PLC0415
+    from assets.model.recipe import RecipeError  # noqa: PLC0415
+    from assets.model.report import loss_chart, report_chart, report_table  # noqa: PLC0415
+
+    require_passed(context)
+    (day,) = days_of(context)
+    try:
+        bundle = make_bundle(Home.current(), day, context.log.info)
+    except RecipeError as error:
+        raise dg.Failure(str(error), allow_retries=False) from error
+    test = bundle.metrics["test"]
+    return dg.MaterializeResult(
+        data_version=dg.DataVersion(bundle.version),
+        metadata={
+            "version": bundle.version,
+            "snapshot": bundle.snapshot.id,
+            "path": dg.MetadataValue.path(str(bundle.path)),
+            "device": f"{bundle.device} ({bundle.speed['device']})",
+            "loss": picture(loss_chart(bundle.curve), "loss over steps"),
+            "report": dg.MetadataValue.md(report_table(test)),
+            "report chart": picture(report_chart(test), "precision, recall and F1 on the test day"),
+            "macro F1": test["macro"]["f1"],
+            "steps": bundle.metrics["steps"],
+            "examples": bundle.metrics["examples"]["train"],
+            "examples per second": bundle.speed["examples_per_second"],
+            "tokens per second": bundle.speed["tokens_per_second"],
+            "padding": bundle.speed["padding"],
+            "training seconds": bundle.speed["train_seconds"],
+            "encoding seconds": bundle.speed["vector_seconds"],
+            "peak memory (MiB)": bundle.speed["memory_mib"],
+        },
+    )
+
+
+@dg.asset(
+    partitions_def=nights,
+    group_name="model",
+    kinds={"python", "numpy"},
+    owners=OWNERS,
+    deps=[training_snapshot, fine_tuned_model],
+)
+def model_evaluation(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+    """How good the night's model is on the newest day, by full ranking, beside incumbent and baselines.
+
+    All methods know the days before and nothing of the day itself. Figures of each shopper are kept for the
+    paired comparison.
+    """
+    from assets.model.promotion import (  # noqa: PLC0415
+        calibration_table,
+        evaluate_night,
+        figures_chart,
+        figures_table,
+    )
+
+    require_passed(context)
+    (day,) = days_of(context)
+    evaluation = evaluate_night(Home.current(), day, context.log.info)
+    best = evaluation.methods[evaluation.best_baseline]["ndcg@10"]
+    return dg.MaterializeResult(
+        metadata={
+            "figures": dg.MetadataValue.md(figures_table(evaluation)),
+            "chart": picture(figures_chart(evaluation), "NDCG@10 and recall@10 of each method"),
+            "calibration": dg.MetadataValue.md(calibration_table(evaluation)),
+            "candidate": evaluation.candidate,
+            "incumbent": evaluation.incumbent or "none",
+            "ndcg@10": evaluation.methods["nightshelf"]["ndcg@10"],
+            "best baseline": evaluation.best_baseline,
+            "best baseline ndcg@10": best,
+            "shoppers": evaluation.users,
+            "dagster/partition_row_count": evaluation.users,
+        }
+    )
+
+
+@dg.asset(partitions_def=nights, group_name="model", kinds={"python"}, owners=OWNERS, deps=[model_evaluation])
+def champion_model(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+    """Who serves from this night on: the candidate if the gate lets it pass, else the incumbent.
+
+    The gate asks that the candidate be no worse than the incumbent and better than the best baseline. The
+    very first model serves in any case, provisionally, for a shop wants a shelf.
+    """
+    from assets.model.promotion import promote_night  # noqa: PLC0415
+    from resources.model_store import ModelStore  # noqa: PLC0415
+
+    require_passed(context)
+    (day,) = days_of(context)
+    home = Home.current()
+    evaluation, decision = promote_night(home, day, context.log.info)
+    champion = ModelStore(home).champion(day)
+    return dg.MaterializeResult(
+        metadata={
+            "champion": champion.version if champion else "none",
+            "candidate": evaluation.candidate,
+            "promoted": decision.promote,
+            "passed the gate": decision.passed,
+            "reasons": dg.MetadataValue.md("\n".join(f"- {reason}" for reason in decision.reasons)),
+            "ndcg@10": evaluation.methods["nightshelf"]["ndcg@10"],
+        }
+    )

@@ -1,0 +1,86 @@
+"""Texts as token ids, and batches of texts of like length."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+CHUNK = 4096
+"""Texts handed to the tokenizer at a time: bounds its memory, and keeps its threads busy."""
+POOL = 50
+"""Batches sorted by length together: nearly no padding within them, and still a fresh mix each epoch."""
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The token ids of n texts, end to end, without padding."""
+
+    ids: NDArray[np.int64]
+    """[all tokens]."""
+    start: NDArray[np.int64]
+    """[n + 1]: text i is `ids[start[i]:start[i + 1]]`."""
+    pad: int
+
+    @classmethod
+    def of(cls, texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Tokens:
+        """Tokenise once; texts of more than `max_length` tokens are cut."""
+        rows: list[list[int]] = []
+        for first in range(0, len(texts), CHUNK):
+            chunk = list(texts[first : first + CHUNK])
+            rows += tokenizer(chunk, truncation=True, max_length=max_length)["input_ids"]
+        start = np.cumsum([0, *map(len, rows)])
+        ids = np.fromiter((token for row in rows for token in row), np.int64, int(start[-1]))
+        return cls(ids, start, int(tokenizer.pad_token_id or 0))
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """[n] tokens of each text."""
+        return np.diff(self.start)
+
+    def batch(self, texts: NDArray[np.int64], device: torch.device) -> tuple[Tensor, Tensor]:
+        """Ids and mask [B, T] of some texts, padded to the longest among them."""
+        lengths = self.lengths[texts]
+        mask = np.arange(lengths.max()) < lengths[:, None]
+        ids = np.full(mask.shape, self.pad, np.int64)
+        ids[mask] = self.ids[_ranges(self.start[texts], lengths)]
+        return torch.from_numpy(ids).to(device), torch.from_numpy(mask.astype(np.int64)).to(device)
+
+
+def longest(encoder: nn.Module, tokenizer: PreTrainedTokenizerBase, wanted: int) -> int:
+    """Tokens of the longest text: as wanted, so far as encoder and tokenizer have room for them."""
+    return min(wanted, tokenizer.model_max_length, getattr(encoder.config, "max_position_embeddings", wanted))
+
+
+def bucketed(lengths: NDArray[np.int64], size: int, rng: np.random.Generator) -> list[NDArray[np.int64]]:
+    """All rows once, in random batches of `size` rows of like length.
+
+    Rows are shuffled, sorted by length within pools of `POOL` batches, cut into batches, and those shuffled.
+    """
+    order = rng.permutation(len(lengths))
+    batches = []
+    for first in range(0, len(order), POOL * size):
+        pool = order[first : first + POOL * size]
+        pool = pool[np.argsort(lengths[pool], kind="stable")]
+        batches += [pool[n : n + size] for n in range(0, len(pool), size)]
+    return [batches[n] for n in rng.permutation(len(batches))]
+
+
+def by_length(lengths: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
+    """All rows once, longest first (so that what does not fit in memory fails at once), in batches."""
+    order = np.argsort(-lengths, kind="stable")
+    return [order[n : n + size] for n in range(0, len(order), size)]
+
+
+def _ranges(start: NDArray[np.int64], length: NDArray[np.int64]) -> NDArray[np.int64]:
+    """start[0], start[0] + 1, … start[0] + length[0] - 1, start[1], …"""
+    before = np.cumsum(length) - length
+    return np.repeat(start - before, length) + np.arange(length.sum())

@@ -1,0 +1,245 @@
+"""From a snapshot to a sealed bundle: device, worker, item vectors, recommender, model card."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from assets.model.recipe import recipe_file
+from assets.model.report import report_table
+from assets.model.snapshot import Snapshot, snapshot_of
+from assets.model.vectors import item_vectors
+from resources.devices import Device, lease_device
+from resources.home import Home
+from resources.model_store import ModelStore
+
+Log = Callable[[str], None]
+PATIENCE = 10.0
+"""Seconds that an interrupted worker has to end by itself before it is killed."""
+COMPLAINT = 2000
+"""Characters of the worker's standard error that go into an error message."""
+
+
+class WorkerError(RuntimeError):
+    """The training worker failed; the message ends with what it said."""
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A sealed bundle and what its training had to say."""
+
+    version: str
+    path: Path
+    snapshot: Snapshot
+    metrics: dict[str, Any]
+    curve: dict[str, Any]
+    speed: dict[str, Any]
+    """The worker's last event: device, seconds, examples_per_second, …; not part of the bundle."""
+    device: str
+    """The device that was leased."""
+
+
+def make_bundle(home: Home, day: date, log: Log = lambda message: None) -> Bundle:
+    """Train on the snapshot of `day` and seal the result as that night's candidate.
+
+    The device is held by the worker process itself, so it is free exactly when the worker is gone.
+
+    Raises:
+        FileNotFoundError: the day has no snapshot.
+        RecipeError: `recipe` in shop.yaml names none, or a wrong one.
+        WorkerError: the training failed.
+    """
+    snapshot = snapshot_of(home, day)
+    recipe = recipe_file(home.shop.recipe, home.root)
+    store = ModelStore(home)
+    folder = store.stage()
+    try:
+        with lease_device(home, log) as device:
+            speed = run_worker(snapshot.path, folder, recipe, device=device, cache=home.vectors, log=log)
+        _add_recommender(folder, snapshot, home, log)
+        _write_card(folder, snapshot)
+        version = store.seal(folder, day)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    path = store.path(version)
+    return Bundle(
+        version=version,
+        path=path,
+        snapshot=snapshot,
+        metrics=json.loads((path / "metrics.json").read_text(encoding="utf-8")),
+        curve=json.loads((path / "loss.json").read_text(encoding="utf-8")),
+        speed=speed,
+        device=device.name,
+    )
+
+
+def run_worker(
+    snapshot: Path,
+    out: Path,
+    recipe: Path,
+    *,
+    device: Device,
+    cache: Path,
+    log: Log = lambda message: None,
+) -> dict[str, Any]:
+    """Train in a child process on a leased device, and pass on its progress.
+
+    The child sees that device only, inherits the lease, and ends when this process does. It is ended too when
+    this function is left by an exception, such as the interruption of a run.
+
+    Returns:
+        the worker's last event: device, seconds, train_seconds, examples_per_second, memory_mib, …
+
+    Raises:
+        WorkerError: it ended with an error.
+    """
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors:
+        arguments = {"snapshot": snapshot, "out": out, "config": recipe, "vectors": cache}
+        with _worker(arguments, device, errors) as process:
+            done: dict[str, Any] = {}
+            for line in process.stdout or ():
+                event = _event(line)
+                log(sentence(event) if event else line.rstrip())
+                done = event if event.get("event") == "done" else done
+            status = process.wait()
+        if status or not done:
+            errors.seek(0)
+            said = errors.read().strip()[-COMPLAINT:]
+            raise WorkerError(f"the training worker ended with status {status}: {said or 'it said nothing'}")
+    return done
+
+
+def sentence(event: dict[str, Any]) -> str:
+    """A worker's event in words."""
+    match event["event"]:
+        case "start":
+            return (
+                f"{event['steps']:,} steps on {event['device']}; examples: {event['train']:,} to train, "
+                f"{event['dev']:,} dev, {event['test']:,} test"
+            )
+        case "step":
+            return (
+                f"step {event['step']:,} of {event['steps']:,}: loss {event['loss']:.4f}, "
+                f"{event['examples_per_second']:.0f} examples/s, {event['tokens_per_second']:,} tokens/s, "
+                f"{event['seconds_left']} s left"
+            )
+        case "dev":
+            f1 = event["f1"]["macro"]
+            return f"after epoch {event['epoch']}: dev loss {event['loss']:.4f}, macro F1 {f1:.3f}"
+        case "done":
+            seconds, memory = event["seconds"], event["memory_mib"]
+            return f"trained on {event['device']} in {seconds:.1f} s, {memory:,} MiB at most"
+        case _:
+            return str(event.get("text", event))
+
+
+@contextmanager
+def _worker(
+    arguments: Mapping[str, Path], device: Device, errors: IO[str]
+) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-m", "assets.model.train", "--parent", str(os.getpid())]
+    for name, value in arguments.items():
+        command += [f"--{name}", str(value)]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=errors, text=True, env=device.env, pass_fds=[device.fd]
+    )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(PATIENCE)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _event(line: str) -> dict[str, Any]:
+    """A progress event; empty where the line is none."""
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return {}
+    return event if isinstance(event, dict) and "event" in event else {}
+
+
+def _add_recommender(folder: Path, snapshot: Snapshot, home: Home, log: Log) -> None:
+    from safetensors.numpy import save_file  # noqa: PLC0415
+
+    from assets.model.recommender import fit_recommender  # noqa: PLC0415
+
+    items = snapshot.table("items").select(["item_id", "text"]).to_pydict()
+    vectors = item_vectors(folder / "encoder", [text or "" for text in items["text"]], home.vectors, log)
+    save_file({"vectors": np.ascontiguousarray(vectors)}, folder / "item_vectors.safetensors")
+    _write_json(folder / "item_ids.json", items["item_id"])
+    log("fitting the recommender on the dev day")
+    values = home.shop.values.model_dump()
+    _write_json(folder / "recommender.json", fit_recommender(snapshot, vectors, items["item_id"], values))
+
+
+def _write_json(file: Path, content: Any) -> None:
+    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _write_card(folder: Path, snapshot: Snapshot) -> None:
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    recommender = json.loads((folder / "recommender.json").read_text(encoding="utf-8"))
+    rows, recipe = snapshot.manifest["rows"], config["recipe"]
+    base = "sentence-transformers/all-MiniLM-L6-v2" if recipe["encoder"] == "default" else recipe["encoder"]
+    weights = ", ".join(f"{name} {weight:g}" for name, weight in recommender.get("weights", {}).items())
+    settings = "\n".join(f"- {name}: {value}" for name, value in recipe.items() if value is not None)
+    text = f"""# Model of {config["cut_off"]}
+
+An encoder of product texts, fine-tuned on what shoppers did, and a recommender that stands on its vectors.
+
+- Learnt from snapshot `{snapshot.id}`: {rows["events"]:,} events from {snapshot.manifest["first_day"]} to
+  {snapshot.manifest["cut_off"]}, {rows["items"]:,} products. Nothing later is in it.
+- Started from {base}; trained for {metrics["steps"]:,} steps on {config["device"]}
+  (torch {config["torch"]}, transformers {config["transformers"]}).
+- Channels of the recommender and their weights, chosen on the dev day: {weights or "none"}.
+
+## What it predicts from a product's words
+
+Labels: {", ".join(config["labels"])} (a cart counts as a click). Trained on {metrics["examples"]["train"]:,}
+examples (shopper, product, day) up to two days before the cut-off.
+
+Dev day, the day before the cut-off:
+
+{report_table(metrics["dev"])}
+
+Test day, the cut-off itself:
+
+{report_table(metrics["test"])}
+
+## Recipe
+
+{settings}
+
+## Limits
+
+- The words of a product say little about who buys it when: read these figures as a check of the training, and
+  the ranking figures of `model_evaluation` as the quality of the recommendations.
+- It knows the shop's shoppers and products of those days only, and the languages of the encoder it
+  started from.
+- Training the same recipe on the same snapshot and kind of machine gives the same files.
+
+## Use
+
+`AutoModel.from_pretrained("encoder")` with the mean over the tokens, scaled to length 1, gives the vectors in
+`item_vectors.safetensors`, in the order of `item_ids.json`. `manifest.json` holds the SHA-256 of every file.
+"""
+    (folder / "README.md").write_text(text, encoding="utf-8")

@@ -1,0 +1,44 @@
+"""What is checked of the model that serves."""
+
+import dagster as dg
+
+from assets.partitions import days_of, nights
+from resources.home import Home
+
+
+@dg.asset_check(asset="champion_model", partitions_def=nights)
+def candidate_beats_incumbent_and_baselines(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
+    """The night's candidate passed the gate. If not, this warns and says why; a model still serves."""
+    from assets.model.evaluation import Evaluation  # noqa: PLC0415
+    from assets.model.gate import decide  # noqa: PLC0415
+    from assets.model.promotion import evaluations  # noqa: PLC0415
+
+    (day,) = days_of(context)
+    decision = decide(Evaluation.load(evaluations(Home.current()), day))
+    return dg.AssetCheckResult(
+        passed=decision.passed,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=" ".join(decision.reasons),
+        metadata={"promoted": decision.promote},
+    )
+
+
+@dg.asset_check(asset="champion_model", partitions_def=nights, blocking=True)
+def serving_bundle_is_what_was_sealed(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
+    """Every file of the serving bundle has the SHA-256 that its manifest names."""
+    from resources.model_store import BundleError, ModelStore, TamperedBundleError  # noqa: PLC0415
+
+    (day,) = days_of(context)
+    store = ModelStore(Home.current())
+    champion = store.champion(day)
+    if champion is None:
+        return dg.AssetCheckResult(passed=False, description=f"No model serves on {day}.")
+    try:
+        store.path(champion.version)
+    except (BundleError, TamperedBundleError) as error:
+        return dg.AssetCheckResult(
+            passed=False, description=str(error), metadata={"version": champion.version}
+        )
+    return dg.AssetCheckResult(
+        passed=True, description="All files are as sealed.", metadata={"version": champion.version}
+    )

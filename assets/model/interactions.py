@@ -1,0 +1,284 @@
+"""A snapshot as arrays: who met what, when, as of a day.
+
+Items and users are numbered once, in the order of their ids, so that "ties broken by item_id" is "ties broken
+by index". `until(day)` cuts every table at a day and keeps the numbering: the same channel code then fits on
+the days before yesterday to choose weights, on those before today to be measured, on all of them to serve.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import date
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+LEVELS = {"browse": 0, "click": 1, "cart": 2, "purchase": 3}
+"""Strength of a behaviour. `at least click` is level ≥ 1, so a cart counts as a click."""
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+
+class Tables(Protocol):
+    """What a snapshot offers: its cut-off day and its tables by name."""
+
+    @property
+    def cut_off(self) -> date: ...
+
+    def table(self, name: str) -> pa.Table:
+        """events, behaviors, items, pairs or popularity, with the columns of the snapshot."""
+        ...
+
+
+@dataclass(frozen=True)
+class Log:
+    """Rows of one table as equal-length arrays; `day` is the proleptic ordinal (`date.toordinal`)."""
+
+    day: Ints
+    user: Ints
+    item: Ints
+    level: Ints
+    at: Ints
+    """Microseconds since 1970 in UTC; zeros where the table has no time."""
+
+    def where(self, keep: NDArray[np.bool_]) -> Log:
+        return Log(self.day[keep], self.user[keep], self.item[keep], self.level[keep], self.at[keep])
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Daily co-visitation: `item` was followed (or, at half weight, preceded) by `other`."""
+
+    day: Ints
+    item: Ints
+    other: Ints
+    weight: Floats
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Daily popularity: shoppers who met the item on the day."""
+
+    day: Ints
+    item: Ints
+    users: Floats
+
+
+@dataclass(frozen=True)
+class Histories:
+    """Each user's distinct items, most recent first, as one compressed row per user."""
+
+    start: Ints
+    """[users + 1]: user u's items are `item[start[u]:start[u + 1]]`."""
+    item: Ints
+    level: Ints
+    """Strongest behaviour of the user with the item so far."""
+    events: Ints
+    """How often the user met the item."""
+
+    def expand(self, users: Ints, most: int) -> tuple[Ints, Ints, Ints]:
+        """The `most` newest items of each user, flat: row (place in `users`), age (0 = newest), position."""
+        length = np.minimum(self.start[users + 1] - self.start[users], most)
+        row = np.repeat(np.arange(len(users)), length)
+        age = np.arange(len(row)) - np.repeat(np.cumsum(length) - length, length)
+        return row, age, np.repeat(self.start[users], length) + age
+
+
+@dataclass(frozen=True)
+class Interactions:
+    """Everything the recommender looks at, as of `as_of` (inclusive)."""
+
+    as_of: date
+    users: NDArray[np.object_]
+    item_ids: NDArray[np.object_]
+    titles: NDArray[np.object_]
+    price: Floats
+    """NaN where the shop names none."""
+    in_stock: NDArray[np.bool_]
+    """An item whose stock is unknown counts as in stock."""
+    vectors: NDArray[np.float32]
+    """[items, dimensions], rows of length 1 (or 0 where there is no text)."""
+    events: Log
+    behaviors: Log
+    pairs: Pairs
+    counts: Counts
+
+    @classmethod
+    def of(cls, snapshot: Tables, vectors: NDArray[np.float32], item_ids: Sequence[str]) -> Interactions:
+        """Read a snapshot.
+
+        Args:
+            snapshot: its `events`, `behaviors`, `items`, `pairs` and `popularity` are read.
+            vectors: [len(item_ids), dimensions], in the order of `item_ids`.
+            item_ids: the items to recommend from. Rows about other items are left out.
+
+        Raises:
+            ValueError: an item twice, an item the snapshot does not hold, or not one vector per item.
+        """
+        if len(vectors) != len(item_ids):
+            raise ValueError(f"{len(vectors)} vectors for {len(item_ids)} items; there must be one for each")
+        order = np.argsort(np.asarray(item_ids, object), kind="stable")
+        ids = np.asarray(item_ids, object)[order]
+        items = snapshot.table("items")
+        place = pc.index_in(pa.array(ids, pa.string()), value_set=_strings(items["item_id"]))
+        if place.null_count or len(np.unique(ids)) != len(ids):
+            wrong = ids[place.is_null().to_numpy(zero_copy_only=False)][:3]
+            raise ValueError(f"items that the snapshot does not hold, or that come twice: {list(wrong)}")
+        items = items.take(place)
+        events, behaviors = snapshot.table("events"), snapshot.table("behaviors")
+        users = np.asarray(sorted(set(pc.unique(_strings(events["user_key"])).to_pylist()) - {None}), object)
+        pairs, popularity = snapshot.table("pairs"), snapshot.table("popularity")
+        day_a, a, b, weight = _known(
+            _days(pairs),
+            _index(pairs["item_id"], ids),
+            _index(pairs["other_item_id"], ids),
+            _floats(pairs["weight"]),
+        )
+        day_c, c, met = _known(
+            _days(popularity), _index(popularity["item_id"], ids), _floats(popularity["users"])
+        )
+        stock = pc.fill_null(pc.cast(items["in_stock"], pa.bool_()), True)
+        return cls(
+            as_of=snapshot.cut_off,
+            users=users,
+            item_ids=ids,
+            titles=np.asarray([t or i for t, i in zip(items["title"].to_pylist(), ids, strict=True)], object),
+            price=_floats(items["price"]),
+            in_stock=stock.to_numpy().astype(bool),
+            vectors=np.ascontiguousarray(np.asarray(vectors, np.float32)[order]),
+            events=_log(events, users, ids, timed=True),
+            behaviors=_log(behaviors, users, ids, timed=False),
+            pairs=Pairs(_ints(day_a), _ints(a), _ints(b), weight),
+            counts=Counts(_ints(day_c), _ints(c), met),
+        )
+
+    def until(self, day: date) -> Interactions:
+        """The same users and items, with nothing later than `day`."""
+        last = day.toordinal()
+        pairs, counts = self.pairs, self.counts
+        p, c = pairs.day <= last, counts.day <= last
+        return replace(
+            self,
+            as_of=min(day, self.as_of),
+            events=self.events.where(self.events.day <= last),
+            behaviors=self.behaviors.where(self.behaviors.day <= last),
+            pairs=Pairs(pairs.day[p], pairs.item[p], pairs.other[p], pairs.weight[p]),
+            counts=Counts(counts.day[c], counts.item[c], counts.users[c]),
+        )
+
+    @cached_property
+    def histories(self) -> Histories:
+        """Events of each user folded to distinct items; equal times in order of item id."""
+        log, items = self.events, max(len(self.item_ids), 1)
+        key = log.user * items + log.item
+        order = np.lexsort((log.at, key))
+        pair, first = np.unique(key[order], return_index=True)
+        if not len(pair):
+            nothing = np.zeros(0, np.int64)
+            return Histories(np.zeros(len(self.users) + 1, np.int64), nothing, nothing, nothing)
+        latest = np.maximum.reduceat(log.at[order], first)
+        level = np.maximum.reduceat(log.level[order], first)
+        events = np.diff(np.append(first, len(key)))
+        user, item = pair // items, pair % items
+        newest = np.lexsort((item, -latest, user))
+        start = np.searchsorted(user[newest], np.arange(len(self.users) + 1))
+        return Histories(start, item[newest], level[newest], events[newest])
+
+    def position_of(self, users: Ints, items: Ints) -> Ints:
+        """Position in `histories` of each (user, item) pair, -1 for a pair that never met."""
+        key, order = self._pairs_met
+        wanted = users * max(len(self.item_ids), 1) + items
+        place = np.searchsorted(key, wanted)
+        met = place < len(key)
+        met[met] = key[place[met]] == wanted[met]
+        return np.where(met, order[np.where(met, place, 0)] if len(key) else -1, -1)
+
+    @cached_property
+    def _pairs_met(self) -> tuple[Ints, Ints]:
+        user = np.repeat(np.arange(len(self.users)), np.diff(self.histories.start))
+        key = user * max(len(self.item_ids), 1) + self.histories.item
+        order = np.argsort(key)
+        return key[order], order
+
+    @cached_property
+    def known_users(self) -> Ints:
+        """Users with any history."""
+        return np.flatnonzero(np.diff(self.histories.start))
+
+    def numbers_of(self, keys: Sequence[str]) -> Ints:
+        """User numbers of pseudonyms, -1 for one that the snapshot does not hold."""
+        place = pc.index_in(pa.array(list(keys), pa.string()), value_set=pa.array(self.users, pa.string()))
+        return _ints(pc.fill_null(place, -1).to_numpy())
+
+    def met_on(self, day: date, at_least: int = 0) -> tuple[Ints, Ints]:
+        """(user, item) pairs with a behaviour of that strength on `day`, each once."""
+        log = self.behaviors
+        on = (log.day == day.toordinal()) & (log.level >= at_least)
+        pair = np.unique(log.user[on] * max(len(self.item_ids), 1) + log.item[on])
+        return pair // max(len(self.item_ids), 1), pair % max(len(self.item_ids), 1)
+
+
+def blocks(users: Ints, items: int, cells: int = 4_000_000) -> list[Ints]:
+    """Users in blocks of at most `cells` scores, which bounds the memory of a [users, items] matrix."""
+    size = max(1, cells // max(items, 1))
+    return [users[first : first + size] for first in range(0, len(users), size)]
+
+
+def pair_matrix(users: Ints, pairs: tuple[Ints, Ints], items: int) -> NDArray[np.bool_]:
+    """[users, items] with True at the given (user, item) pairs; `users` must be sorted."""
+    user, item = pairs
+    matrix = np.zeros((len(users), items), bool)
+    row = np.searchsorted(users, user)
+    inside = row < len(users)
+    inside[inside] = users[row[inside]] == user[inside]
+    matrix[row[inside], item[inside]] = True
+    return matrix
+
+
+def _log(table: pa.Table, users: NDArray[np.object_], items: NDArray[np.object_], timed: bool) -> Log:
+    level = _index(table["behavior"], np.asarray(list(LEVELS), object))
+    at = np.zeros(len(table), np.int64)
+    if timed:
+        at = _ints(pc.cast(pc.cast(table["event_at"], pa.timestamp("us")), pa.int64()).to_numpy())
+    day, user, item, level, at = _known(
+        _days(table), _index(table["user_key"], users), _index(table["item_id"], items), level, at
+    )
+    return Log(_ints(day), _ints(user), _ints(item), _ints(level), _ints(at))
+
+
+def _known(*columns: NDArray) -> tuple[NDArray, ...]:
+    """Rows in which every index is known (none is -1); only integer columns are looked at."""
+    keep = np.ones(len(columns[0]), bool)
+    for column in columns:
+        if column.dtype.kind == "i":
+            keep &= column >= 0
+    return tuple(column[keep] for column in columns)
+
+
+def _index(column: pa.ChunkedArray, values: NDArray[np.object_]) -> Ints:
+    found = pc.index_in(_strings(column), value_set=pa.array(values, pa.string()))
+    return _ints(pc.fill_null(found, -1).to_numpy())
+
+
+def _strings(column: pa.ChunkedArray) -> pa.Array:
+    column = pc.cast(column, pa.string())
+    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+
+
+def _days(table: pa.Table) -> Ints:
+    days = pc.cast(pc.cast(table["day"], pa.date32()), pa.int32()).to_numpy()
+    return _ints(days) + date(1970, 1, 1).toordinal()
+
+
+def _floats(column: pa.ChunkedArray) -> Floats:
+    return np.asarray(pc.cast(column, pa.float64()).to_numpy(), np.float64)
+
+
+def _ints(values: NDArray) -> Ints:
+    return np.ascontiguousarray(values, np.int64)

@@ -1,0 +1,63 @@
+"""The network: a text encoder, the mean of its token vectors, and one linear layer on top.
+
+```
+ids, mask [B, T] -> encoder -> [B, T, D] -> mean over the real tokens -> [B, D] -> linear -> [B, labels]
+```
+
+The mean, not the first token: pre-trained encoders of this size give better sentence vectors that way
+(Reimers and Gurevych 2019, Sentence-BERT, table 6), and it is how the default encoder itself was trained.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class HeadConfig:
+    """The part that is new; everything else about the network is the encoder's own config."""
+
+    labels: int
+    dropout: float = 0.1  # BERT's own rate for classification heads (Devlin et al. 2019)
+    init_std: float = 0.02  # BERT's own: first logits near zero, so the first loss is near ln(labels)
+
+
+def masked_mean(hidden: Tensor, mask: Tensor) -> Tensor:
+    """Mean of the real tokens' vectors.
+
+    Args:
+        hidden: [B, T, D] token vectors.
+        mask: [B, T], 1 for a token, 0 for padding.
+
+    Returns:
+        [B, D]; zeros where a row has no token.
+    """
+    weight = mask.unsqueeze(-1).to(hidden.dtype)
+    return (hidden * weight).sum(1) / weight.sum(1).clamp(min=1)
+
+
+class TextClassifier(nn.Module):
+    """Labels for a text."""
+
+    def __init__(self, encoder: PreTrainedModel, config: HeadConfig) -> None:
+        """
+        Args:
+            encoder: a Hugging Face encoder, `last_hidden_state` [B, T, D] from `input_ids`, `attention_mask`.
+        """
+        super().__init__()
+        self.encoder = encoder
+        self.dropout = nn.Dropout(config.dropout)
+        self.head = nn.Linear(encoder.config.hidden_size, config.labels)
+        nn.init.normal_(self.head.weight, std=config.init_std)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """[B, T] token ids and mask -> [B, labels] logits."""
+        hidden = self.encoder(input_ids=ids, attention_mask=mask).last_hidden_state
+        return self.head(self.dropout(masked_mean(hidden, mask)))

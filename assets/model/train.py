@@ -1,0 +1,237 @@
+"""The training worker: a snapshot in, an encoder and its head out.
+
+    python -m assets.model.train --snapshot home/snapshots/<id> --out FOLDER --config demo
+
+It needs torch, transformers, numpy, pyarrow, safetensors and PyYAML, and nothing else of Nightshelf's: copy
+the repository and the snapshot to a GPU machine and run it there. Progress goes to standard output as lines
+of JSON; the last of them, event `done`, holds the speed. What is wrong goes to standard error, with status 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import json
+import os
+import resource
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+    from assets.model.recipe import Recipe
+    from assets.model.snapshot import Snapshot
+    from assets.model.training import Trained
+
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+OUTPUT = """
+what it writes (in place by one rename, when all is done):
+  encoder/             the fine-tuned encoder and its tokenizer, as Hugging Face safetensors
+  head.safetensors     the layer on top of it
+  config.json          recipe, labels, snapshot, device
+  metrics.json         precision, recall and F1 of every label on the dev and the test day
+  loss.json            the loss of every step, and of the dev day after every epoch
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train as the command line says; returns the exit status."""
+    args = _parser().parse_args(argv)
+    if args.parent:
+        die_with(args.parent)
+    # Before torch is imported: cuBLAS is repeatable only with a workspace of fixed size.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+    from assets.model.recipe import RecipeError, load_recipe  # noqa: PLC0415
+    from assets.model.snapshot import Snapshot, SnapshotError  # noqa: PLC0415
+    from assets.model.training import TrainingError  # noqa: PLC0415
+    from resources.text_encoder import EncoderError  # noqa: PLC0415
+
+    try:
+        work(Snapshot.load(args.snapshot), load_recipe(args.config), args.out, args.vectors, tell)
+    except (
+        EncoderError,
+        FileExistsError,
+        FileNotFoundError,
+        RecipeError,
+        SnapshotError,
+        TrainingError,
+    ) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def work(
+    snapshot: Snapshot, recipe: Recipe, out: Path, cache: Path | None, progress: Callable[[dict], None]
+) -> None:
+    """Train and write.
+
+    Args:
+        out: a folder that is absent or empty.
+        cache: where to keep the vectors of the snapshot's items (`item_vectors`); not made where absent.
+        progress: told each event.
+
+    Raises:
+        FileExistsError: `out` holds something.
+        EncoderError, RecipeError, TrainingError: see there.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise FileExistsError(f"--out {out}: must be a folder that is absent or empty")
+    began = time.perf_counter()
+
+    from transformers.utils import logging as hub_logging  # noqa: PLC0415
+
+    from assets.model.recipe import RecipeError  # noqa: PLC0415
+    from assets.model.tasks import TASKS  # noqa: PLC0415
+    from assets.model.training import pick_device, train  # noqa: PLC0415
+    from assets.model.vectors import item_vectors  # noqa: PLC0415
+    from resources.devices import CPU, LEASED  # noqa: PLC0415
+    from resources.text_encoder import load_encoder  # noqa: PLC0415
+
+    hub_logging.disable_progress_bar()
+    if recipe.task not in TASKS:
+        raise RecipeError(f"task: {recipe.task!r} is no task; there is {', '.join(TASKS)}")
+    task = TASKS[recipe.task]()
+    device = pick_device()
+    leased = os.environ.get(LEASED, CPU)
+    if device.type == "cpu" and leased != CPU and not leased.startswith("fake"):
+        progress({"event": "note", "text": f"this torch cannot use device {leased}: training on the CPU"})
+    encoder, tokenizer = load_encoder(recipe.encoder)
+    trained = train(task, task.data(snapshot), encoder, tokenizer, recipe, device, progress)
+
+    part = out.with_name(f"{out.name}.part-{os.getpid()}")
+    part.mkdir(parents=True)
+    _save(trained, tokenizer, recipe, part)
+    _write_json(part / "config.json", _config(trained, recipe, task.labels, snapshot, device))
+    _write_json(part / "metrics.json", {"task": recipe.task, "labels": task.labels, **trained.metrics})
+    _write_json(part / "loss.json", trained.curve)
+    speed = dict(trained.speed)
+    if cache:
+        texts = [text or "" for text in snapshot.table("items")["text"].to_pylist()]
+        started = time.perf_counter()
+        item_vectors(
+            part / "encoder", texts, cache, lambda text: progress({"event": "vectors", "text": text})
+        )
+        speed["vector_seconds"] = round(time.perf_counter() - started, 2)
+    part.rename(out)
+    speed["seconds"] = round(time.perf_counter() - began, 2)
+    progress({"event": "done", "device": device_name(device), **speed, **_peak_memory(device)})
+
+
+def die_with(parent: int) -> None:
+    """Be killed when the process `parent` ends, however it ends: a training that nobody waits for is over.
+
+    On Linux the kernel sees to it; elsewhere a thread looks twice a second.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != parent:  # it had gone before the kernel was told
+            os.kill(os.getpid(), signal.SIGKILL)
+        return
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def device_name(device: torch.device) -> str:
+    """`cpu`, or the GPU's name."""
+    import torch  # noqa: PLC0415
+
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def tell(event: dict[str, Any]) -> None:
+    """One line of JSON on standard output, at once."""
+    print(json.dumps(event), flush=True)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m assets.model.train",
+        description="Fine-tune a text encoder on a training snapshot.",
+        epilog=OUTPUT,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--snapshot", type=Path, required=True, metavar="DIR", help="folder of the snapshot")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="where to write; absent or empty"
+    )
+    parser.add_argument(
+        "--config", required=True, metavar="FILE", help="recipe: brief, nightly, demo, or a YAML file"
+    )
+    parser.add_argument(
+        "--vectors", type=Path, metavar="DIR", help="also encode the snapshot's items, into this cache"
+    )
+    parser.add_argument(
+        "--parent", type=int, metavar="PID", help="end when this process, the one that started it, ends"
+    )
+    return parser
+
+
+def _save(trained: Trained, tokenizer: Any, recipe: Recipe, folder: Path) -> None:
+    from safetensors.torch import save_file  # noqa: PLC0415
+
+    network, encoder = trained.network.cpu(), trained.network.encoder
+    tokenizer.model_max_length = min(tokenizer.model_max_length, recipe.max_length)
+    encoder.save_pretrained(folder / "encoder")
+    tokenizer.save_pretrained(folder / "encoder")
+    head = {
+        name: weight.contiguous()
+        for name, weight in network.state_dict().items()
+        if not name.startswith("encoder.")
+    }
+    save_file(head, folder / "head.safetensors")
+
+
+def _config(
+    trained: Trained, recipe: Recipe, labels: Sequence[str], snapshot: Snapshot, device: torch.device
+) -> dict[str, Any]:
+    import torch  # noqa: PLC0415
+    import transformers  # noqa: PLC0415
+
+    return {
+        "format": 1,
+        "task": recipe.task,
+        "labels": list(labels),
+        "dimensions": int(trained.network.encoder.config.hidden_size),
+        "snapshot": snapshot.id,
+        "cut_off": snapshot.cut_off.isoformat(),
+        "recipe": asdict(recipe),
+        "device": device_name(device),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+
+
+def _peak_memory(device: torch.device) -> dict[str, int]:
+    import torch  # noqa: PLC0415
+
+    # Linux counts in KiB, macOS in bytes.
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = {"memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit >> 20}
+    if device.type == "cuda":
+        peak["device_memory_mib"] = torch.cuda.max_memory_allocated(device) >> 20
+    return peak
+
+
+def _write_json(file: Path, content: Any) -> None:
+    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,270 @@
+"""The fine-tuning loop: any task, any encoder, one device.
+
+The same seed, snapshot and recipe give the same weights on the same machine.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from assets.model.batches import Tokens, bucketed, by_length, longest
+from assets.model.recipe import Recipe
+from assets.model.tasks import SPLITS, Examples, Loss, Task, TaskData
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from assets.model.network import TextClassifier
+
+Progress = Callable[[dict[str, Any]], None]
+"""Told what happens as {event, …}: start, step (about once a second), dev, note."""
+MEASURE_BATCH = 128
+"""Texts at a time where no gradients are kept."""
+
+
+class TrainingError(RuntimeError):
+    """The training went wrong; the message says where and what to change."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained network and what is known about it. All but `speed` is the same when trained again."""
+
+    network: TextClassifier
+    metrics: dict[str, Any]
+    """steps, examples of each split, and the task's report on dev and test."""
+    curve: dict[str, list[dict[str, float]]]
+    """train: [{step, loss, rate}]; dev: [{step, epoch, loss, …}]."""
+    speed: dict[str, float]
+    """train_seconds, examples_per_second, tokens_per_second (real ones), padding (share of all tokens)."""
+
+
+def pick_device() -> torch.device:
+    """The GPU that CUDA_VISIBLE_DEVICES leaves visible, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def train(  # noqa: PLR0917
+    task: Task,
+    data: TaskData,
+    encoder: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    recipe: Recipe,
+    device: torch.device,
+    progress: Progress = lambda event: None,
+) -> Trained:
+    """Fine-tune an encoder on a task.
+
+    float32 on the CPU; on a GPU float32 weights with bfloat16 arithmetic. Batches hold texts of like length
+    and are padded to the longest of them only. The dev split is measured after every epoch, dev and test at
+    the end.
+
+    Without examples nothing is trained, and the network is the encoder with a fresh head.
+
+    Raises:
+        TrainingError: the loss is no longer finite, or the device's memory does not suffice.
+    """
+    make_deterministic(recipe.seed)
+    network = task.network(encoder).to(device)
+    tokens = Tokens.of(data.texts, tokenizer, longest(encoder, tokenizer, recipe.max_length))
+    examples = _drawn(data.splits["train"], recipe)
+    loop = _Loop(task, network, tokens, {**data.splits, "train": examples}, recipe, device, progress)
+    try:
+        loop.run()
+    except torch.OutOfMemoryError as error:
+        raise TrainingError(
+            f"the device's memory does not suffice at batch_size {recipe.batch_size} and max_length "
+            f"{recipe.max_length}: lower one of them in the recipe"
+        ) from error
+    return Trained(network, loop.metrics(), loop.curve, loop.speed())
+
+
+def make_deterministic(seed: int) -> None:
+    """Seed everything and ask for repeatable kernels; where a GPU has none, torch warns and goes on."""
+    torch.manual_seed(seed)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+
+
+def learning_rate(step: int, steps: int, recipe: Recipe) -> float:
+    """Rate of step 1 … `steps`: up in a straight line over the warm-up, then down to 0 past the last."""
+    rising = math.ceil(recipe.warmup * steps)
+    if step <= rising:
+        return recipe.learning_rate * step / rising
+    return recipe.learning_rate * (steps - step + 1) / (steps - rising + 1)
+
+
+def outputs_of(
+    network: nn.Module, tokens: Tokens, texts: NDArray[np.int64], device: torch.device
+) -> NDArray[np.float32]:
+    """[len(texts), …] outputs of the network in evaluation mode, in the order of `texts`."""
+    network.eval()
+    parts, order = [], by_length(tokens.lengths[texts], MEASURE_BATCH)
+    with torch.inference_mode(), _precision(device):
+        for rows in order:
+            parts.append(network(*tokens.batch(texts[rows], device)).float().cpu().numpy())
+    found = np.concatenate(parts)
+    back = np.empty_like(found)
+    back[np.concatenate(order)] = found
+    return back
+
+
+class _Loop:
+    def __init__(  # noqa: PLR0917
+        self,
+        task: Task,
+        network: TextClassifier,
+        tokens: Tokens,
+        splits: dict[str, Examples],
+        recipe: Recipe,
+        device: torch.device,
+        progress: Progress,
+    ) -> None:
+        self.task, self.network, self.tokens, self.splits = task, network, tokens, splits
+        self.recipe, self.device, self.progress = recipe, device, progress
+        self.loss: Loss = task.loss(splits["train"], recipe.class_weights == "balanced")
+        self.optimizer = _optimizer(network, recipe, device)
+        self.curve: dict[str, list[dict[str, float]]] = {"train": [], "dev": []}
+        an_epoch = math.ceil(len(splits["train"]) / recipe.batch_size)
+        self.steps = min(an_epoch * recipe.epochs, recipe.max_steps or math.inf)
+        self.seconds, self.seen, self.real, self.padded = 0.0, 0, 0, 0
+        self.waiting: list[tuple[int, float, torch.Tensor]] = []
+
+    def run(self) -> None:
+        sizes = {name: len(self.splits[name]) for name in SPLITS}
+        self.progress({"event": "start", "steps": self.steps, "device": str(self.device), **sizes})
+        if not self.steps:
+            note = "no product with words was met before the dev day: the encoder stays as it was"
+            self.progress({"event": "note", "text": note})
+        # Batches and dropout draw from generators of their own, so that neither depends on the other.
+        rng, step, epoch = np.random.default_rng(self.recipe.seed), 0, 0
+        while step < self.steps:
+            epoch += 1
+            train = self.splits["train"]
+            batches = bucketed(self.tokens.lengths[train.text], self.recipe.batch_size, rng)
+            began = time.perf_counter()
+            told = began
+            self.network.train()
+            for rows in batches[: int(self.steps) - step]:
+                step += 1
+                self._step(step, train.take(rows))
+                now = time.perf_counter()
+                if now - told > 1 or step == self.steps:
+                    self._tell(step, self.seconds + now - began)
+                    told = now
+            self._collect()
+            self.seconds += time.perf_counter() - began
+            if step < self.steps and len(self.splits["dev"]):
+                self._on_dev(step, epoch)
+        self.report = {name: self._measure(self.splits[name]) for name in ("dev", "test")}
+        if self.steps and len(self.splits["dev"]):
+            self._dev_point(step, epoch, *self.report["dev"])
+
+    def _step(self, step: int, examples: Examples) -> None:
+        rate = learning_rate(step, int(self.steps), self.recipe)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        ids, mask = self.tokens.batch(examples.text, self.device)
+        targets = torch.from_numpy(examples.target).to(self.device)
+        with _precision(self.device):
+            loss = self.loss(self.network(ids, mask), targets)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        # Reading a loss would make a GPU wait; they are read together, about once a second.
+        self.waiting.append((step, rate, loss.detach()))
+        self.seen += len(examples)
+        self.real += int(self.tokens.lengths[examples.text].sum())
+        self.padded += ids.numel()
+
+    def _collect(self) -> None:
+        for step, rate, loss in self.waiting:
+            value = loss.item()
+            if not math.isfinite(value):
+                raise TrainingError(
+                    f"the loss is {value} at step {step} with learning rate {rate:.2e}: lower learning_rate "
+                    "or clip in the recipe"
+                )
+            self.curve["train"].append({"step": step, "loss": round(value, 6), "rate": rate})
+        self.waiting.clear()
+
+    def _tell(self, step: int, seconds: float) -> None:
+        self._collect()
+        self.progress(
+            {
+                "event": "step",
+                "step": step,
+                "steps": self.steps,
+                "loss": self.curve["train"][-1]["loss"],
+                "examples_per_second": round(self.seen / seconds, 1),
+                "tokens_per_second": round(self.real / seconds),
+                "seconds_left": round(seconds / step * (self.steps - step)),
+            }
+        )
+
+    def _on_dev(self, step: int, epoch: int) -> None:
+        self._dev_point(step, epoch, *self._measure(self.splits["dev"]))
+
+    def _dev_point(self, step: int, epoch: int, report: dict[str, Any], loss: float) -> None:
+        point = {"step": step, "epoch": epoch, "loss": round(loss, 6)}
+        self.curve["dev"].append(point)
+        averages = {k: v["f1"] for k, v in report.items() if k in ("micro", "macro", "weighted")}
+        self.progress({"event": "dev", **point, "f1": averages})
+
+    def _measure(self, examples: Examples) -> tuple[dict[str, Any], float]:
+        """The task's report, and the mean loss without class weights (0 where there are no examples)."""
+        if not len(examples):
+            nothing = np.zeros((0, max(len(self.task.labels), 1)), np.float32)
+            return self.task.report(nothing, examples.target), 0.0
+        texts, at = np.unique(examples.text, return_inverse=True)
+        outputs = outputs_of(self.network, self.tokens, texts, self.device)[at]
+        plain = self.task.loss(examples, balanced=False)
+        loss = plain(torch.from_numpy(outputs), torch.from_numpy(examples.target))
+        return self.task.report(outputs, examples.target), float(loss)
+
+    def metrics(self) -> dict[str, Any]:
+        return {
+            "steps": int(self.steps),
+            "examples": {name: len(self.splits[name]) for name in SPLITS},
+            **{name: report for name, (report, _) in self.report.items()},
+        }
+
+    def speed(self) -> dict[str, float]:
+        seconds = max(self.seconds, 1e-9)
+        return {
+            "train_seconds": round(self.seconds, 2),
+            "examples_per_second": round(self.seen / seconds, 1),
+            "tokens_per_second": round(self.real / seconds, 1),
+            "padding": round(1 - self.real / max(self.padded, 1), 4),
+        }
+
+
+def _optimizer(network: nn.Module, recipe: Recipe, device: torch.device) -> torch.optim.Optimizer:
+    """AdamW; biases and layer norms (the one-dimensional parameters) do not decay."""
+    named = [p for p in network.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in named if p.ndim > 1], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in named if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=True)
+
+
+def _drawn(examples: Examples, recipe: Recipe) -> Examples:
+    """At most `max_examples`, drawn with the seed."""
+    if recipe.max_examples is None or len(examples) <= recipe.max_examples:
+        return examples
+    rng = np.random.default_rng(recipe.seed)
+    return examples.take(np.sort(rng.choice(len(examples), recipe.max_examples, replace=False)))
+
+
+def _precision(device: torch.device) -> torch.autocast:
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda")

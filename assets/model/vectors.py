@@ -1,0 +1,150 @@
+"""Item vectors: each text encoded once per encoder, kept under the hash of its content.
+
+```
+<cache>/<encoder hash>/<anything>.parquet   text (SHA-256, 32 bytes), vector (float32 × dimensions)
+```
+
+Every writer adds files of its own by one rename and changes none, so any number of processes may encode at
+the same time. Where two have encoded the same text, the file whose name comes first counts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from resources.devices import CPU, LEASED
+
+SCHEME = "mean-pooled, 1"
+"""Part of the encoder hash; to be changed with the way in which a vector is made."""
+BATCH = 64
+"""Texts at a time: enough to keep two cores or a GPU busy with texts of one length."""
+SAVE_EVERY = 20.0
+"""Seconds of encoding after which vectors are written, so that an interruption loses no more than that."""
+LONGEST = 512
+"""Tokens, where the tokenizer sets no bound of its own."""
+
+Log = Callable[[str], None]
+
+
+def item_vectors(
+    encoder_dir: Path, texts: list[str], cache: Path, log: Log = lambda message: None
+) -> NDArray[np.float32]:
+    """Vectors of texts, in their order.
+
+    Texts that the cache knows are not encoded again; with all known, torch is not even imported. A GPU is
+    used only by a process that holds a lease for one (`resources.devices`).
+
+    Args:
+        encoder_dir: a Hugging Face encoder with its tokenizer, whose `model_max_length` bounds the tokens.
+        texts: may repeat; an empty one gets a vector of zeros.
+        cache: folder of all encoders' vectors (`Home.vectors`).
+        log: told about every five seconds of encoding how far it is.
+
+    Returns:
+        float32 [len(texts), dimensions], rows of length 1 (0 for an empty text).
+
+    Raises:
+        resources.text_encoder.EncoderError: the encoder cannot be loaded.
+    """
+    folder = cache / encoder_hash(encoder_dir)
+    keys = [_key(text) for text in texts]
+    known = _known(folder, set(keys))
+    unseen = {key: text for key, text in zip(keys, texts, strict=True) if text.strip() and key not in known}
+    if unseen:
+        log(f"encoding {len(unseen):,} texts that this encoder has not seen ({len(texts):,} in all)")
+        for vectors in _encoded(encoder_dir, unseen, log):
+            _add(folder, vectors)
+            known |= vectors
+    width = int(json.loads((encoder_dir / "config.json").read_text(encoding="utf-8"))["hidden_size"])
+    nothing = np.zeros(width, np.float32)
+    return np.stack([known.get(key, nothing) for key in keys]) if keys else np.zeros((0, width), np.float32)
+
+
+def encoder_hash(encoder_dir: Path) -> str:
+    """16 hex digits over every file of the encoder, by name and content, and over the way of pooling."""
+    digest = hashlib.sha256(SCHEME.encode())
+    for file in sorted(path for path in encoder_dir.rglob("*") if path.is_file()):
+        with file.open("rb") as stream:
+            content = hashlib.file_digest(stream, "sha256").hexdigest()
+        digest.update(f"\0{file.relative_to(encoder_dir).as_posix()}\0{content}".encode())
+    return digest.hexdigest()[:16]
+
+
+def _key(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()
+
+
+def _known(folder: Path, wanted: set[bytes]) -> dict[bytes, NDArray[np.float32]]:
+    found: dict[bytes, NDArray[np.float32]] = {}
+    for file in sorted(folder.glob("*.parquet")):
+        table = pq.read_table(file, partitioning=None)
+        keys = table["text"].to_pylist()
+        vectors = table["vector"].combine_chunks()
+        matrix = vectors.flatten().to_numpy().reshape(len(keys), -1)
+        for key, vector in zip(keys, matrix, strict=True):
+            if key in wanted:
+                found.setdefault(key, vector)
+    return found
+
+
+def _add(folder: Path, vectors: dict[bytes, NDArray[np.float32]]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    flat = pa.array(np.concatenate(list(vectors.values())), pa.float32())
+    table = pa.table(
+        {
+            "text": pa.array(list(vectors), pa.binary(32)),
+            "vector": pa.FixedSizeListArray.from_arrays(flat, len(flat) // len(vectors)),
+        }
+    )
+    # The time first, so that the oldest file comes first by name.
+    name = f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}"
+    pq.write_table(table, folder / f".{name}.part", compression="zstd")
+    (folder / f".{name}.part").rename(folder / f"{name}.parquet")
+
+
+def _encoded(
+    encoder_dir: Path, texts: dict[bytes, str], log: Log
+) -> Iterator[dict[bytes, NDArray[np.float32]]]:
+    """Vectors by key, in portions worth writing."""
+    import torch  # noqa: PLC0415
+
+    from assets.model.batches import Tokens, by_length, longest  # noqa: PLC0415
+    from assets.model.network import masked_mean  # noqa: PLC0415
+    from resources.text_encoder import load_encoder  # noqa: PLC0415
+
+    leased = os.environ.get(LEASED, CPU)
+    device = torch.device("cuda" if leased != CPU and torch.cuda.is_available() else "cpu")
+    encoder, tokenizer = load_encoder(str(encoder_dir))
+    torch.nn.Module.to(encoder, device).eval()
+    keys = list(texts)
+    tokens = Tokens.of(list(texts.values()), tokenizer, longest(encoder, tokenizer, LONGEST))
+    portion: dict[bytes, NDArray[np.float32]] = {}
+    began = saved = told = time.monotonic()
+    done = 0
+    with torch.inference_mode():
+        for rows in by_length(tokens.lengths, BATCH):
+            ids, mask = tokens.batch(rows, device)
+            mean = masked_mean(encoder(input_ids=ids, attention_mask=mask).last_hidden_state, mask)
+            vectors = torch.nn.functional.normalize(mean.float(), dim=1).cpu().numpy()
+            portion |= dict(zip((keys[row] for row in rows), vectors, strict=True))
+            done, now = done + len(rows), time.monotonic()
+            if now - told > 5:
+                log(f"encoded {done:,} of {len(texts):,} texts, {done / (now - began):.0f} a second")
+                told = now
+            if now - saved > SAVE_EVERY:
+                yield portion
+                portion, saved = {}, now
+    log(f"encoded {done:,} texts in {time.monotonic() - began:.1f} s on {device}")
+    if portion:
+        yield portion

@@ -1,0 +1,205 @@
+"""The scored tables of a night: who gets what, in which order, with what probability, and why."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from assets.model.snapshot import snapshot_of
+from resources.home import Home
+from resources.model_store import ModelStore
+
+if TYPE_CHECKING:
+    from assets.model.recommender import Recommender
+
+RECOMMENDATIONS, SIMILAR = "recommendations.parquet", "similar_items.parquet"
+SIMILAR_PER_ITEM = 10
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The folder `home/scores/<day>`."""
+
+    path: Path
+    manifest: Mapping[str, Any]
+    """day, model_version, snapshot_id, shelf_size, items (in the catalogue), rows and sha256 of each file."""
+
+    @classmethod
+    def of(cls, home: Home, day: date) -> Scores:
+        """The scores of a night.
+
+        Raises:
+            FileNotFoundError: there are none.
+        """
+        path = home.scores / day.isoformat()
+        if not (path / "manifest.json").exists():
+            raise FileNotFoundError(
+                f"{path} holds no scores: materialize scored_recommendations for {day} first "
+                f"(`nightshelf night {day}`)"
+            )
+        return cls(path, json.loads((path / "manifest.json").read_text(encoding="utf-8")))
+
+    @property
+    def day(self) -> date:
+        return date.fromisoformat(self.manifest["day"])
+
+    def table(self, file: str) -> pa.Table:
+        return pq.read_table(self.path / file, partitioning=None)
+
+
+def score(home: Home, day: date, log: Callable[[str], None] = lambda message: None) -> Scores:
+    """Score everyone with the champion of the night and put `home/scores/<day>` in place by one rename.
+
+    Raises:
+        FileNotFoundError: no model has been promoted on or before `day`, or there is no snapshot of it.
+        TamperedBundleError: the champion's files are not those that were sealed.
+    """
+    from assets.model.serving import open_recommender  # noqa: PLC0415 - brings torch along
+
+    store = ModelStore(home)
+    champion = store.champion(day)
+    if champion is None:
+        raise FileNotFoundError(
+            f"no model serves on {day}: materialize champion_model for {day} first (`nightshelf night {day}`)"
+        )
+    snapshot = snapshot_of(home, day)
+    recommender = open_recommender(store.path(champion.version), snapshot, home.vectors, log)
+    log(f"scoring {len(recommender.data.known_users):,} shoppers with {champion.version}")
+    values = home.shop.values.model_dump()
+    return write_scores(
+        home, day, recommender, model_version=champion.version, snapshot_id=snapshot.id, values=values
+    )
+
+
+def write_scores(
+    home: Home,
+    day: date,
+    recommender: Recommender,
+    *,
+    model_version: str,
+    snapshot_id: str,
+    values: Mapping[str, float | str] | None = None,
+) -> Scores:
+    """Write both tables and their manifest aside, then rename the folder to `home/scores/<day>`."""
+    size = home.shop.shelf_size
+    recommendations = recommender.recommend(None, size, values)
+    tables = {RECOMMENDATIONS: _stamped(recommendations, day, model_version, snapshot_id)}
+    tables[SIMILAR] = recommender.similar_items(SIMILAR_PER_ITEM)
+    home.scores.mkdir(parents=True, exist_ok=True)
+    aside = home.scores / f".{day}-{uuid.uuid4().hex[:8]}"
+    aside.mkdir()
+    for file, table in tables.items():
+        pq.write_table(table, aside / file, compression="zstd")
+    manifest = {
+        "day": day.isoformat(),
+        "model_version": model_version,
+        "snapshot_id": snapshot_id,
+        "shelf_size": size,
+        "items": len(recommender.data.item_ids),
+        "rows": {file: table.num_rows for file, table in tables.items()},
+        "sha256": {file: hashlib.sha256((aside / file).read_bytes()).hexdigest() for file in tables},
+    }
+    (aside / "manifest.json").write_text(json.dumps(manifest, indent=2), encoding="utf-8")
+    _swap_in(aside, home.scores / day.isoformat())
+    return Scores.of(home, day)
+
+
+def audit_scores(home: Home, day: date) -> list[str]:
+    """What is wrong with the scores of a night, in words; empty where a shop can publish them.
+
+    Checked against the files themselves and the snapshot, not against the code that wrote them: the files are
+    those of the manifest; ranks run from 1 without gap or repetition, to the shelf's size unless fewer items
+    are left; no item twice on a shelf; probabilities in [0, 1] and in order; scores finite and never rising;
+    every item known and in stock; every shopper with events has a shelf.
+    """
+    scores, snapshot = Scores.of(home, day), snapshot_of(home, day)
+    wrong = [
+        f"{file} is not the file that the manifest names"
+        for file, sha256 in scores.manifest["sha256"].items()
+        if hashlib.sha256((scores.path / file).read_bytes()).hexdigest() != sha256
+    ]
+    if scores.manifest["snapshot_id"] != snapshot.id:
+        wrong.append(
+            f"scored on snapshot {scores.manifest['snapshot_id']}, but that of {day} is {snapshot.id}"
+        )
+    with duckdb.connect(":memory:") as connection:
+        connection.register("recs", scores.table(RECOMMENDATIONS))
+        connection.register("neighbors", scores.table(SIMILAR))
+        connection.register("items", snapshot.table("items"))
+        connection.register("events", snapshot.table("events"))
+        connection.register("behaviors", snapshot.table("behaviors"))
+        for sentence, query in _AUDITS:
+            names = {"k": scores.manifest["shelf_size"], "day": day}
+            used = {name: value for name, value in names.items() if f"${name}" in query}
+            found = connection.execute(f"SELECT count(*) FROM ({query})", used).fetchone()
+            if found and found[0]:
+                wrong.append(f"{found[0]:,} {sentence}")
+    return wrong
+
+
+_AUDITS = (
+    ("row(s) without a key, rank, item, score, probability, value, reason or version", """
+        SELECT 1 FROM recs WHERE list_bool_or([c IS NULL FOR c IN [
+            day::VARCHAR, user_key, rank::VARCHAR, item_id, score::VARCHAR, p_browse::VARCHAR,
+            p_click::VARCHAR, p_purchase::VARCHAR, value::VARCHAR, reason, model_version, snapshot_id]])"""),
+    ("shelf/shelves whose ranks do not run 1, 2, 3, …", """
+        SELECT user_key FROM recs GROUP BY user_key
+        HAVING min(rank) <> 1 OR max(rank) <> count(*) OR count(DISTINCT rank) <> count(*)"""),
+    ("item(s) twice on one shelf", "SELECT 1 FROM recs GROUP BY user_key, item_id HAVING count(*) > 1"),
+    ("row(s) with a probability outside [0, 1] or P(purchase) ≤ P(click) ≤ P(browse) broken", """
+        SELECT 1 FROM recs WHERE NOT (0 <= p_purchase AND p_purchase <= p_click AND p_click <= p_browse
+            AND p_browse <= 1)"""),
+    ("row(s) whose score is not finite, or above that of the rank before", """
+        SELECT 1
+        FROM (SELECT score, lag(score) OVER (PARTITION BY user_key ORDER BY rank) AS before FROM recs)
+        WHERE NOT isfinite(score) OR score > before + 1e-9"""),
+    ("row(s) with an item that the snapshot does not know or that is out of stock", """
+        SELECT 1 FROM recs
+        ANTI JOIN (SELECT item_id FROM items WHERE coalesce(in_stock, true)) USING (item_id)"""),
+    ("row(s) dated otherwise", "SELECT 1 FROM recs WHERE day <> $day"),
+    ("shelf/shelves missing, or shorter or longer than they should be", """
+        WITH stocked AS (SELECT item_id FROM items WHERE coalesce(in_stock, true)),
+        bought AS (
+            SELECT user_key, count(DISTINCT item_id) AS n FROM behaviors SEMI JOIN stocked USING (item_id)
+            WHERE purchases > 0 AND day > $day - 7 GROUP BY user_key),
+        shoppers AS (
+            SELECT DISTINCT user_key FROM events SEMI JOIN items USING (item_id) WHERE user_key IS NOT NULL
+            UNION ALL SELECT ''),
+        shelves AS (SELECT user_key, count(*) AS n FROM recs GROUP BY user_key)
+        SELECT 1 FROM shoppers FULL JOIN shelves USING (user_key) LEFT JOIN bought USING (user_key)
+        WHERE coalesce(shelves.n, 0)
+            <> least($k, (SELECT count(*) FROM stocked) - coalesce(bought.n, 0))"""),
+    ("similar-item row(s) with an unknown item, itself, or a similarity outside [0, 1]", """
+        SELECT 1 FROM neighbors WHERE item_id = similar_item_id OR NOT (similarity BETWEEN 0 AND 1)
+            OR item_id NOT IN (SELECT item_id FROM items)
+            OR similar_item_id NOT IN (SELECT item_id FROM items)"""),
+)  # fmt: skip
+
+
+def _stamped(table: pa.Table, day: date, model_version: str, snapshot_id: str) -> pa.Table:
+    rows = table.num_rows
+    table = table.add_column(0, "day", pa.array([day] * rows, pa.date32()))
+    table = table.append_column("model_version", pa.array([model_version] * rows, pa.string()))
+    return table.append_column("snapshot_id", pa.array([snapshot_id] * rows, pa.string()))
+
+
+def _swap_in(aside: Path, target: Path) -> None:
+    """Rename a finished folder into place; one that is replaced makes way first and is then removed."""
+    if target.exists():
+        old = target.with_name(f".{target.name}-old-{uuid.uuid4().hex[:8]}")
+        target.rename(old)
+        aside.rename(target)
+        shutil.rmtree(old)
+    else:
+        aside.rename(target)

@@ -1,0 +1,347 @@
+"""The published file: built aside, audited, put in place by one rename, kept for undo.
+
+`home/shelves/<day>-<8 hex>.duckdb` are the shelves; `home/published.duckdb` is a hard link to the one being
+read. A reader who has it open goes on reading the old one; who opens it next gets the new one; nobody meets a
+lock.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from assets.logs.sources import read_sources
+from assets.model.snapshot import snapshot_of
+from assets.recommendations.outcomes import outcomes_until
+from assets.recommendations.scoring import RECOMMENDATIONS, SIMILAR, Scores, audit_scores
+from resources.home import Home
+from resources.identity import IdentityKey
+from resources.leases import lease_one_of
+
+EVERYONE = ""
+"""User key of the shelf for shoppers nobody knows yet."""
+
+
+class ShelfAuditError(RuntimeError):
+    """A shelf failed its audit and was not put in place; the message lists what is wrong."""
+
+
+class NoShelfError(LookupError):
+    """There is no shelf to read, or none to go back to; the message names the next step."""
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """A published shelf that is kept."""
+
+    path: Path
+    day: date
+    current: bool
+    """Whether it is the one that `published.duckdb` shows."""
+
+
+@dataclass(frozen=True)
+class Publication:
+    """What `publish` did."""
+
+    shelf: Path
+    day: date
+    model_version: str
+    rows: dict[str, int]
+    """Rows of each table."""
+    served: bool
+    """False where a newer shelf is being read and stays."""
+    removed: list[str]
+    """Names of the old shelves no longer kept."""
+
+
+def publish(home: Home, day: date, log: Callable[[str], None] = lambda message: None) -> Publication:
+    """Build, audit and publish the shelf of a night; keep the last `Shop.keep_shelves`.
+
+    A shelf older than the one being read is built and kept but does not replace it.
+
+    Raises:
+        FileNotFoundError: the night has no scores.
+        ShelfAuditError: the scores or the built file are not whole; what was published before stays.
+    """
+    scores = Scores.of(home, day)
+    with lease_one_of([home.leases / "shelf.lock"], on_wait=log):
+        home.shelves.mkdir(parents=True, exist_ok=True)
+        aside = home.shelves / f".building-{uuid.uuid4().hex[:8]}.duckdb"
+        try:
+            wrong = audit_scores(home, day)
+            if not wrong:
+                build(home, scores, aside)
+                wrong = audit(aside, scores)
+            if wrong:
+                raise ShelfAuditError(
+                    f"the shelf of {day} was not published: {'; '.join(wrong)}. What was published before "
+                    "stays; put the cause right and materialize published_shelf again."
+                )
+            rows = _rows(aside)
+            shelf = home.shelves / f"{day}-{_fingerprint(scores)}.duckdb"
+            current = _current(home)
+            _sync(aside)
+            aside.replace(shelf)
+        finally:
+            for left in home.shelves.glob(f"{aside.name}*"):  # the log of a build that was cut short as well
+                left.unlink()
+        served = current is None or day >= _day_of(current)
+        if served:
+            _serve(home, shelf)
+        log(f"{shelf.name} {'is published' if served else 'is kept; a newer shelf is being read'}")
+        removed = _prune(home, spare={shelf})
+    return Publication(shelf, day, scores.manifest["model_version"], rows, served, removed)
+
+
+def build(home: Home, scores: Scores, file: Path) -> None:
+    """Write the shelf of a night to `file`, which must not exist."""
+    items = snapshot_of(home, scores.day).table("items")
+    sources = {
+        "scored": scores.table(RECOMMENDATIONS),
+        "neighbors": scores.table(SIMILAR),
+        "catalogue": items.select(
+            ["item_id", "title", "description", "category", "brand", "price", "in_stock", "first_seen_day"]
+        ),
+        "past_outcomes": outcomes_until(home, scores.day),
+        "refused": _rejects(home),
+        "night": pa.table(
+            {
+                "day": pa.array([scores.day], pa.date32()),
+                "model_version": [scores.manifest["model_version"]],
+                "snapshot_id": [scores.manifest["snapshot_id"]],
+                "published_at": pa.array([datetime.now(UTC).replace(tzinfo=None)], pa.timestamp("us")),
+                "rows": [scores.manifest["rows"][RECOMMENDATIONS]],
+            }
+        ),
+    }
+    with duckdb.connect(str(file)) as connection:
+        for name, table in sources.items():
+            connection.register(name, table)
+        for statement in _TABLES:
+            connection.execute(statement)
+        connection.execute("CHECKPOINT")
+
+
+_TABLES = (
+    """CREATE TABLE items AS SELECT * FROM catalogue ORDER BY item_id""",
+    """CREATE TABLE recommendations AS
+       SELECT scored.day, user_key, rank, item_id, title, brand, category, price,
+           score, p_browse, p_click, p_purchase, value, reason, reason_item_id, model_version, snapshot_id
+       FROM scored JOIN items USING (item_id) ORDER BY user_key, rank""",
+    """CREATE TABLE similar_items AS
+       SELECT s.item_id, s.rank, s.similar_item_id, items.title AS similar_title, s.similarity
+       FROM neighbors AS s JOIN items ON items.item_id = s.similar_item_id ORDER BY s.item_id, s.rank""",
+    "CREATE TABLE outcomes AS SELECT * FROM past_outcomes ORDER BY day",
+    "CREATE TABLE nights AS SELECT * FROM night",
+    """CREATE TABLE rejects AS SELECT source, reason, field, count(*) AS rows FROM refused
+       GROUP BY ALL ORDER BY ALL""",
+    "COMMENT ON TABLE recommendations IS 'One row per shopper and rank: the shelf of the night.'",
+    "COMMENT ON COLUMN recommendations.user_key IS 'Pseudonym; empty for shoppers nobody knows yet.'",
+    """COMMENT ON COLUMN recommendations.p_browse IS
+       'Chance that the shopper does at least this with the item on the next day.'""",
+    "COMMENT ON TABLE outcomes IS 'How earlier shelves did on the day after, one row per day.'",
+)
+
+
+def audit(file: Path, scores: Scores) -> list[str]:
+    """What is wrong with a built shelf, in words: it opens read-only and holds every row that was scored."""
+    try:
+        rows = _rows(file)
+    except Exception as error:  # whatever the engine finds wrong with the file is the finding
+        return [f"{file.name} does not open: {error}"]
+    wanted = {
+        "recommendations": scores.manifest["rows"][RECOMMENDATIONS],
+        "similar_items": scores.manifest["rows"][SIMILAR],
+        "items": scores.manifest["items"],
+        "nights": 1,
+    }
+    return [
+        f"{table} has {rows.get(table, 0):,} rows where {count:,} were scored"
+        for table, count in wanted.items()
+        if rows.get(table) != count
+    ]
+
+
+def audit_published(home: Home, day: date) -> list[str]:
+    """What is wrong with the shelf of a night as it lies there, and with the file being read."""
+    scores = Scores.of(home, day)
+    shelf = home.shelves / f"{day}-{_fingerprint(scores)}.duckdb"
+    if not shelf.exists():
+        return [f"{shelf.name} is not there, though the night has scores"]
+    wrong = audit(shelf, scores)
+    current = _current(home)
+    if current is None:
+        return [*wrong, f"{home.published.name} is none of the shelves kept"]
+    if _day_of(current) < day:
+        wrong.append(f"{home.published.name} still shows the shelf of {_day_of(current)}")
+    return wrong
+
+
+def shelves(home: Home) -> list[Shelf]:
+    """The shelves kept, newest first (by day, then by time of building)."""
+    current = _current(home)
+    return [Shelf(path, _day_of(path), path == current) for path in reversed(_kept(home))]
+
+
+def undo(home: Home) -> Shelf:
+    """Put the shelf before the one being read back in place.
+
+    Raises:
+        NoShelfError: nothing is published, or nothing older is kept.
+    """
+    with lease_one_of([home.leases / "shelf.lock"]):
+        current, kept = _current(home), _kept(home)
+        if current is None:
+            raise NoShelfError(f"{home.published} is none of the shelves kept: publish a night first")
+        older = kept[: kept.index(current)]
+        if not older:
+            raise NoShelfError(f"{current.name} is the oldest shelf kept: there is nothing to go back to")
+        _serve(home, older[-1])
+        return Shelf(older[-1], _day_of(older[-1]), current=True)
+
+
+@contextmanager
+def published(home: Home) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A read-only connection to the published file.
+
+    Raises:
+        NoShelfError: nothing is published yet.
+    """
+    if not home.published.exists():
+        raise NoShelfError(f"{home.published} is not there: run a night first (`nightshelf night`)")
+    with duckdb.connect(str(home.published), read_only=True) as connection:
+        yield connection
+
+
+def user_key_of(home: Home, user: str) -> str:
+    """The pseudonym of a shopper: `user` itself where it is one, else that of the raw id, in whichever
+    namespace the shelf knows it (the default namespace where it knows none)."""
+    if user == EVERYONE or user.startswith("k1:"):
+        return user
+    key = IdentityKey.load(home)
+    candidates = [key.pseudonym(user, namespace) for namespace in _namespaces(home)]
+    with published(home) as connection:
+        known = connection.execute(
+            "SELECT DISTINCT user_key FROM recommendations WHERE user_key IN (SELECT unnest($1::VARCHAR[]))",
+            [candidates],
+        ).fetchall()
+    return str(known[0][0]) if known else candidates[0]
+
+
+def recommendations_for(home: Home, user: str) -> pa.Table:
+    """The published shelf of a shopper, best first.
+
+    Args:
+        home: whose published file is read.
+        user: a raw id, or a `k1:` pseudonym.
+
+    Returns:
+        Rows of `recommendations`. For a shopper the shelf does not know, the rows of everyone (`user_key` is
+        empty), and the schema's metadata says so under `note`.
+
+    Raises:
+        NoShelfError: nothing is published yet.
+    """
+    if not home.published.exists():
+        raise NoShelfError(f"{home.published} is not there: run a night first (`nightshelf night`)")
+    key = user_key_of(home, user)
+    query = "SELECT * FROM recommendations WHERE user_key = $1 ORDER BY rank"
+    with published(home) as connection:
+        rows = connection.execute(query, [key]).to_arrow_table()
+        if rows.num_rows:
+            return rows
+        rows = connection.execute(query, [EVERYONE]).to_arrow_table()
+    return rows.replace_schema_metadata(
+        {"note": f"The shelf knows no shopper {user!r}; these are this week's popular items."}
+    )
+
+
+def _namespaces(home: Home) -> list[str]:
+    sources, _ = read_sources(home)
+    return ["shop", *sorted({source.namespace for source in sources.values()} - {"shop"})]
+
+
+def _rows(file: Path) -> dict[str, int]:
+    with duckdb.connect(str(file), read_only=True) as connection:
+        tables = [name for (name,) in connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()]
+        return {
+            name: _one(connection.execute(f'SELECT count(*) FROM "{name}"').fetchone()) for name in tables
+        }
+
+
+def _one(row: tuple[Any, ...] | None) -> int:
+    return int(row[0]) if row else 0
+
+
+def _rejects(home: Home) -> pa.Table:
+    names = ["source", "reason", "field"]
+    empty = pa.table({name: pa.array([], pa.string()) for name in names})
+    parts = [
+        pq.read_table(file, columns=names, partitioning=None)
+        for file in sorted(home.loads.glob("*/rejects.parquet"))
+    ]
+    strings = [pa.table({name: pc.cast(part[name], pa.string()) for name in names}) for part in parts]
+    return pa.concat_tables([empty, *strings])
+
+
+def _fingerprint(scores: Scores) -> str:
+    return hashlib.sha256((scores.path / "manifest.json").read_bytes()).hexdigest()[:8]
+
+
+def _day_of(shelf: Path) -> date:
+    return date.fromisoformat(shelf.name[:10])
+
+
+def _kept(home: Home) -> list[Path]:
+    """Oldest first; shelves of the same day by the time they were built."""
+    return sorted(
+        home.shelves.glob("[0-9]*.duckdb"), key=lambda p: (p.name[:10], p.stat().st_mtime_ns, p.name)
+    )
+
+
+def _current(home: Home) -> Path | None:
+    """The kept shelf that `published.duckdb` shows."""
+    if not home.published.exists():
+        return None
+    return next((shelf for shelf in _kept(home) if shelf.samefile(home.published)), None)
+
+
+def _serve(home: Home, shelf: Path) -> None:
+    """Show `shelf` as `published.duckdb`: one rename, whatever was there."""
+    aside = home.root / f".published-{uuid.uuid4().hex[:8]}.duckdb"
+    os.link(shelf, aside)
+    aside.replace(home.published)
+    # Renaming a link onto another link of the same file does nothing, and leaves the first.
+    aside.unlink(missing_ok=True)
+    _sync(home.root)
+
+
+def _prune(home: Home, spare: set[Path]) -> list[str]:
+    current = _current(home)
+    old = _kept(home)[: -home.shop.keep_shelves]
+    removed = [shelf for shelf in old if shelf != current and shelf not in spare]
+    for shelf in removed:
+        shelf.unlink()
+    return [shelf.name for shelf in removed]
+
+
+def _sync(path: Path) -> None:
+    """Make a file, or the names in a folder, outlive a power cut."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

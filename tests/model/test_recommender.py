@@ -1,0 +1,237 @@
+"""The fused, calibrated, explained shelf."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from assets.model.calibration import apply_curve, expected_calibration_error, fit_curve
+from assets.model.interactions import Interactions
+from assets.model.recommender import EVERYONE, RECOMMENDATIONS, Recommender, fit_recommender
+from tests.model.worlds import Event, World, checkerboard, clusters, random_world
+
+VALUES = {"browse": 0.05, "click": 0.2, "purchase": 1.0}
+
+
+def recommender(world: World) -> Recommender:
+    params = fit_recommender(world, world.vectors, world.items, VALUES)
+    return Recommender(json.loads(json.dumps(params)), Interactions.of(world, world.vectors, world.items))
+
+
+def rows_of(table: pa.Table, user: str) -> list[dict[str, object]]:
+    return [row for row in table.to_pylist() if row["user_key"] == user]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_every_shelf_is_whole(seed):
+    world = replace(random_world(seed), out_of_stock=frozenset({"i01", "i02"}))
+    table = recommender(world).recommend(None, 5)
+    assert table.schema == RECOMMENDATIONS
+    users = sorted({e.user for e in world.events})
+    assert list(dict.fromkeys(table["user_key"].to_pylist())) == [*users, EVERYONE]
+    for user in [*users, EVERYONE]:
+        shelf = rows_of(table, user)
+        assert [row["rank"] for row in shelf] == [1, 2, 3, 4, 5]
+        assert len({row["item_id"] for row in shelf}) == 5
+        assert [row["score"] for row in shelf] == sorted((row["score"] for row in shelf), reverse=True)
+        for row in shelf:
+            assert 0 <= row["p_purchase"] <= row["p_click"] <= row["p_browse"] <= 1
+            assert row["item_id"] not in world.out_of_stock
+            assert row["reason"]
+
+
+def test_the_score_is_the_sum_of_values_times_probabilities():
+    table = recommender(random_world(4)).recommend(None, 5)
+    for row in table.to_pylist():
+        wanted = 0.05 * row["p_browse"] + 0.2 * row["p_click"] + 1.0 * row["p_purchase"]
+        assert row["score"] == pytest.approx(wanted)
+
+
+def test_a_batch_equals_one_by_one():
+    world = random_world(5)
+    made = recommender(world)
+    together = made.recommend(None, 6)
+    for user in sorted({e.user for e in world.events}):
+        alone = made.recommend([user], 6).to_pylist()
+        for one, other in zip(alone, rows_of(together, user), strict=True):
+            exact = ("rank", "item_id", "reason", "reason_item_id")
+            assert [one[name] for name in exact] == [other[name] for name in exact]
+            assert one["score"] == pytest.approx(other["score"], rel=1e-5)
+
+
+def test_the_same_input_gives_the_same_parameters_and_shelf():
+    world = random_world(6)
+    shuffled = replace(world, events=world.events[::-1])
+    one, other = recommender(world), recommender(shuffled)
+    assert one.params == other.params
+    assert one.recommend(None, 5).equals(other.recommend(None, 5))
+
+
+def test_the_cut_off_day_is_never_looked_at_in_fitting():
+    """It is the test day: what happens on it must not reach weights or calibration."""
+    world = random_world(7)
+    last = world.days - 1
+    quiet = replace(world, events=[e for e in world.events if e.day < last])
+    loud = replace(
+        world,
+        events=[*quiet.events, *(Event(last, f"u{n % 15:02d}", "i00", "purchase", n) for n in range(500))],
+    )
+    assert fit_recommender(quiet, world.vectors, world.items, VALUES) == fit_recommender(
+        loud, world.vectors, world.items, VALUES
+    )
+
+
+@pytest.mark.parametrize(
+    "world", [checkerboard(), clusters(), random_world(8)], ids=["board", "tastes", "noise"]
+)
+def test_the_blend_is_never_below_a_channel_on_the_dev_day(world):
+    figures = fit_recommender(world, world.vectors, world.items, VALUES)["dev"]["ndcg@10"]
+    assert figures["nightshelf"] == max(figures.values())
+
+
+def test_taste_wins_where_all_items_are_new():
+    """On the dev day only new items are bought, to which nothing but words can lead."""
+    world = clusters()
+    params = fit_recommender(world, world.vectors, world.items, VALUES)
+    assert params["weights"]["text"] > 0
+    figures = params["dev"]["ndcg@10"]
+    assert figures["nightshelf"] > 1.5 * max(v for n, v in figures.items() if n not in ("text", "nightshelf"))
+
+
+def test_what_was_bought_this_week_is_left_off_and_comes_back_later():
+    base = random_world(9, days=12)
+    without = [e for e in base.events if not (e.user == "u03" and e.item in ("i04", "i05"))]
+    world = replace(
+        base, events=[*without, Event(2, "u03", "i04", "purchase"), Event(9, "u03", "i05", "purchase")]
+    )
+    shelf = {row["item_id"] for row in recommender(world).recommend(["u03"], 25).to_pylist()}
+    assert "i05" not in shelf and "i04" in shelf
+
+
+def test_the_business_objective_is_configuration():
+    world = clusters()
+    made = recommender(world)
+    by_price = made.recommend(None, 10, {"browse": 0.0, "click": 0.0, "purchase": "price"})
+    price = dict(zip(world.items, (world.prices[i] for i in world.items), strict=True))
+    for row in by_price.slice(0, 50).to_pylist():
+        assert row["value"] == price[row["item_id"]]
+        assert row["score"] == pytest.approx(row["value"] * row["p_purchase"])
+    mean = np.mean([price[i] for i in by_price["item_id"].to_pylist()])
+    assert mean > np.mean([price[i] for i in made.recommend(None, 10)["item_id"].to_pylist()])
+
+
+def test_a_new_shopper_gets_what_is_popular():
+    world = random_world(10)
+    made = recommender(world)
+    everyone, stranger = (made.recommend([key], 5).to_pylist() for key in (EVERYONE, "k1:never-seen"))
+    assert {row["user_key"] for row in stranger} == {"k1:never-seen"}
+    assert [row["item_id"] for row in everyone] == [row["item_id"] for row in stranger]
+    assert {row["reason"] for row in stranger} == {"Popular this week"}
+    visits = {(e.user, e.day) for e in world.events}
+    for row in stranger:
+        met = {(e.user, e.day) for e in world.events if e.item == row["item_id"]}
+        assert row["p_browse"] == pytest.approx(len(met) / len(visits))
+
+
+def test_reasons_speak_of_the_shoppers_own_items():
+    world = clusters()
+    titles = {f"Thing {i}": i for i in world.items}
+    met: dict[str, Counter[str]] = {}
+    for e in world.events:
+        met.setdefault(e.user, Counter())[e.item] += 1
+    made = recommender(world)
+    weights = {"revisit": 0.1, "co_visitation": 1.0, "text": 0.5, "popularity_7d": 0.1, "popularity": 0.0}
+    rows = Recommender({**made.params, "weights": weights}, made.data).recommend(None, 60).to_pylist()
+    kinds: Counter[str] = Counter()
+    for row in rows:
+        reason, because, own = row["reason"], row["reason_item_id"], met.get(row["user_key"], Counter())
+        if reason.startswith("Popular"):
+            assert because is None
+        elif reason in ("You came back to this", "You looked at this before"):
+            assert because == row["item_id"]
+            assert (own[because] > 1) == (reason == "You came back to this")
+        else:
+            title = next(t for t in titles if reason.endswith(t))
+            assert titles[title] == because and own[because] > 0 and because != row["item_id"]
+        kinds[reason.split("Thing")[0].strip()] += 1
+    wanted = {"Because you viewed", "Because you bought", "Similar to", "You looked at this before"}
+    assert wanted < set(kinds), kinds
+
+
+def test_because_you_bought_says_so():
+    """b is met with a by everyone; u has bought a and nothing else."""
+    others = [Event(d, f"v{n}", i, minute=m) for d in range(4) for n in range(5) for m, i in enumerate("ab")]
+    world = World([*others, Event(2, "u", "a", "purchase")], list("abcdef"), 4, np.eye(6, dtype=np.float32))
+    made = recommender(world)
+    made = Recommender({**made.params, "weights": {"co_visitation": 1.0}}, made.data)
+    first = made.recommend(["u"], 1).to_pylist()[0]
+    assert (first["item_id"], first["reason"], first["reason_item_id"]) == (
+        "b",
+        "Because you bought Thing a",
+        "a",
+    )
+
+
+def test_similar_items_are_near_in_words_and_in_sessions():
+    world = checkerboard()
+    table = recommender(world).similar_items(3).to_pylist()
+    assert Counter(row["item_id"] for row in table) == dict.fromkeys(sorted(world.items), 3)
+    for row in table:
+        assert int(row["item_id"][1:]) % 2 == int(row["similar_item_id"][1:]) % 2
+        assert row["item_id"] != row["similar_item_id"] and 0 <= row["similarity"] <= 1
+
+
+def test_a_shop_of_two_days_gets_a_shelf_too():
+    world = random_world(11, days=2)
+    params = fit_recommender(world, world.vectors, world.items, VALUES)
+    assert params["dev"]["users"] == 0
+    table = Recommender(params, Interactions.of(world, world.vectors, world.items)).recommend(None, 5)
+    assert len(table) == 5 * (len({e.user for e in world.events}) + 1)
+
+
+def test_a_catalogue_smaller_than_the_shelf_is_shown_whole():
+    world = random_world(12, things=3, events=60)
+    bought = {(e.user, e.item) for e in world.events if e.behavior == "purchase"}
+    table = recommender(world).recommend(None, 20)
+    for user in {e.user for e in world.events}:
+        left = set(world.items) - {i for u, i in bought if u == user}
+        assert {row["item_id"] for row in rows_of(table, user)} == left
+
+
+def test_a_bundle_of_another_format_is_refused(tmp_path):
+    world = random_world(0)
+    (tmp_path / "recommender.json").write_text('{"format": 99}')
+    with pytest.raises(ValueError, match=r"recommender\.json: format is 99.*train the model again"):
+        Recommender.load(tmp_path, world, world.vectors, world.items)
+
+
+@given(st.floats(-3, 3), st.floats(0.2, 2), st.integers(0, 1000))
+@settings(max_examples=15, deadline=None)
+def test_calibration_recovers_a_logistic_law(intercept, slope, seed):
+    random = np.random.default_rng(seed)
+    x = random.normal(size=(20_000, 2))
+    truth = 1 / (1 + np.exp(-(intercept + slope * x[:, 0] - 0.5 * x[:, 1])))
+    happened = random.random(len(x)) < truth
+    p = apply_curve(fit_curve(x, happened), x)
+    assert np.abs(p - truth).mean() < 0.02
+    assert expected_calibration_error(p, happened) < 0.02
+
+
+def test_a_better_score_never_means_a_lower_probability():
+    """Even where, in the sample, worse scores did better."""
+    x = np.linspace(-1, 1, 200)[:, None]
+    curve = fit_curve(x, x[:, 0] < 0)
+    assert (np.diff(apply_curve(curve, x)) > 0).all()
+
+
+def test_nothing_happened_yet_gives_a_small_probability():
+    curve = fit_curve(np.random.default_rng(0).normal(size=(500, 3)), np.zeros(500, bool))
+    assert (apply_curve(curve, np.zeros((1, 3))) < 0.01).all()
+    assert (apply_curve(fit_curve(np.zeros((0, 3)), np.zeros(0, bool)), np.zeros((1, 3))) < 0.01).all()

@@ -1,0 +1,291 @@
+"""The fine-tuning core: tasks, batches, schedule, loop, report, recipes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import precision_recall_fscore_support
+from sklearn.utils.class_weight import compute_class_weight
+
+from assets.model.batches import Tokens, bucketed, by_length
+from assets.model.network import masked_mean
+from assets.model.recipe import RECIPES, Recipe, RecipeError, load_recipe
+from assets.model.report import classification_report, loss_chart, report_chart, report_table
+from assets.model.snapshot import Snapshot, write_snapshot
+from assets.model.tasks import BehaviorTask, Examples
+from assets.model.training import Trained, TrainingError, learning_rate, outputs_of, train
+from resources.text_encoder import load_encoder
+from tests.model.little_shop import D, little_warehouse, tiny_encoder
+
+QUICK = Recipe(learning_rate=5e-3, epochs=3, max_length=32)
+"""A tiny random encoder needs a higher rate than a pre-trained one."""
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_encoder(tmp_path_factory.mktemp("encoder") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def snapshot(tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
+    folder = tmp_path_factory.mktemp("shop")
+    return write_snapshot(little_warehouse(folder), D, 12, folder / "snapshots")
+
+
+def fit(encoder: Path, snapshot: Snapshot, recipe: Recipe, tell: Any = lambda event: None) -> Trained:
+    task = BehaviorTask()
+    return train(task, task.data(snapshot), *load_encoder(str(encoder)), recipe, CPU, tell)
+
+
+# ---- the task
+
+
+def test_examples_are_split_by_day_and_a_cart_is_a_click(snapshot: Snapshot) -> None:
+    data = BehaviorTask().data(snapshot)
+    rows = snapshot.table("behaviors").to_pylist()
+    text = {row["item_id"]: row["text"] for row in snapshot.table("items").to_pylist()}
+    label = {"browse": 0, "click": 1, "cart": 1, "purchase": 2}
+    of_day = {"train": lambda d: d <= D - timedelta(2), "dev": lambda d: d == D - timedelta(1), "test": lambda d: d == D}
+    assert {row["behavior"] for row in rows} == set(label)
+    for name, belongs in of_day.items():
+        split = data.splits[name]
+        found = [(data.texts[t], int(y)) for t, y in zip(split.text, split.target, strict=True)]
+        assert found == [(text[r["item_id"]], label[r["behavior"]]) for r in rows if belongs(r["day"])]
+        assert len(found) > 20
+    assert len(set(data.texts)) == len(data.texts)
+
+
+@given(st.lists(st.integers(0, 2), min_size=1, max_size=40).filter(lambda y: len(set(y)) == 3))
+def test_balanced_loss_weighs_labels_as_scikit_learn_does(target: list[int]) -> None:
+    truth = np.asarray(target)
+    logits = torch.randn(len(target), 3, generator=torch.Generator().manual_seed(len(target)))
+    weight = compute_class_weight("balanced", classes=np.arange(3), y=truth)
+    nll = -torch.log_softmax(logits, 1).numpy()[np.arange(len(truth)), truth]
+    loss = BehaviorTask().loss(Examples(truth, truth), balanced=True)
+    expected = (nll * weight[truth]).sum() / weight[truth].sum()
+    assert loss(logits, torch.tensor(target)).item() == pytest.approx(expected, rel=1e-4)
+
+
+# ---- batches
+
+
+def test_batches_of_token_ids_are_those_of_the_tokenizer(encoder: Path) -> None:
+    _, tokenizer = load_encoder(str(encoder))
+    texts = ["red shoe", "warm small lamp 12 for the home", "tent", " ".join(["chair"] * 50)]
+    tokens = Tokens.of(texts, tokenizer, 16)
+    ids, mask = tokens.batch(np.asarray([1, 3, 0]), CPU)
+    expected = tokenizer(
+        [texts[1], texts[3], texts[0]], padding=True, truncation=True, max_length=16, return_tensors="pt"
+    )
+    assert torch.equal(ids, expected["input_ids"])
+    assert torch.equal(mask, expected["attention_mask"])
+    assert ids.shape[1] == tokens.lengths.max() == 16
+    assert tokens.batch(np.asarray([2]), CPU)[0].shape == (1, 3)
+
+
+@given(st.lists(st.integers(1, 128), min_size=1, max_size=400), st.integers(1, 32), st.integers(0, 9))
+def test_batches_hold_every_row_once_and_little_padding(lengths: list[int], size: int, seed: int) -> None:
+    length = np.asarray(lengths)
+    for batches in (bucketed(length, size, np.random.default_rng(seed)), by_length(length, size)):
+        assert sorted(np.concatenate(batches)) == list(range(len(length)))
+        assert max(map(len, batches)) <= size
+        padded = sum(length[rows].max() * len(rows) for rows in batches)
+        assert padded <= length.max() * len(length)
+    # Sorted batches are the best there are.
+    assert padded <= sum(length[n : n + size].max() * len(length[n : n + size]) for n in range(0, len(length), size))
+
+
+def test_an_epoch_mixes_its_batches() -> None:
+    length = np.tile([5, 10, 20], 200)
+    rng = np.random.default_rng(0)
+    one, two = bucketed(length, 16, rng), bucketed(length, 16, rng)
+    assert {tuple(rows) for rows in one} != {tuple(rows) for rows in two}
+    longest = [length[rows].max() for rows in one]
+    assert longest not in (sorted(longest), sorted(longest, reverse=True))
+
+
+# ---- the network
+
+
+def test_padding_changes_nothing(encoder: Path, snapshot: Snapshot) -> None:
+    model, tokenizer = load_encoder(str(encoder))
+    network = BehaviorTask().network(model).eval()
+    tokens = Tokens.of(["tent", "warm small lamp 12 for the home", "red shoe"], tokenizer, 32)
+    together = outputs_of(network, tokens, np.arange(3), CPU)
+    alone = np.concatenate([outputs_of(network, tokens, np.asarray([n]), CPU) for n in range(3)])
+    np.testing.assert_allclose(together, alone, atol=1e-6)
+
+
+def test_the_mean_is_over_real_tokens_only() -> None:
+    hidden, mask = torch.randn(4, 5, 3), torch.tensor([[1] * n + [0] * (5 - n) for n in (5, 3, 1, 0)])
+    found = masked_mean(hidden, mask)
+    for row, n in enumerate((5, 3, 1)):
+        torch.testing.assert_close(found[row], hidden[row, :n].mean(0))
+    assert not found[3].any()
+
+
+# ---- the loop
+
+
+@given(st.integers(1, 500), st.sampled_from([0.0, 0.1, 0.5, 1.0]))
+def test_the_rate_rises_over_the_warm_up_and_falls_to_the_end(steps: int, warmup: float) -> None:
+    rate = [learning_rate(step, steps, Recipe(warmup=warmup)) for step in range(1, steps + 1)]
+    top = int(np.ceil(warmup * steps))
+    assert all(0 < r <= 2e-5 * (1 + 1e-12) for r in rate)
+    assert np.all(np.diff(rate[:top]) > 0)
+    assert np.all(np.diff(rate[max(top - 1, 0) :]) < 0)
+    if top:
+        assert rate[top - 1] == pytest.approx(2e-5)
+
+
+def test_it_learns_what_the_words_tell(encoder: Path, snapshot: Snapshot) -> None:
+    told: list[dict[str, Any]] = []
+    trained = fit(encoder, snapshot, QUICK, told.append)
+    untrained = fit(encoder, snapshot, replace(QUICK, learning_rate=0.0, max_steps=1))
+    assert untrained.metrics["test"]["macro"]["f1"] < 0.6
+    assert trained.metrics["test"]["macro"]["f1"] > 0.8  # a tenth of the events is noise by construction
+    assert trained.curve["dev"][-1]["loss"] < trained.curve["dev"][0]["loss"] < np.log(3)
+    assert [p["epoch"] for p in trained.curve["dev"]] == [1, 2, 3]
+    assert [p["step"] for p in trained.curve["train"]] == list(range(1, trained.metrics["steps"] + 1))
+    assert told[0]["event"] == "start"
+    assert {event["event"] for event in told} == {"start", "step", "dev"}
+    assert trained.speed["examples_per_second"] > 0
+    assert 0 <= trained.speed["padding"] < 0.3
+
+
+def test_the_same_seed_gives_the_same_weights(encoder: Path, snapshot: Snapshot) -> None:
+    recipe = replace(QUICK, max_steps=12)
+    one, two, other = (fit(encoder, snapshot, r) for r in (recipe, recipe, replace(recipe, seed=8)))
+    assert (one.curve, one.metrics) == (two.curve, two.metrics)
+    weights = one.network.state_dict()
+    assert all(torch.equal(weights[name], w) for name, w in two.network.state_dict().items())
+    assert not all(torch.equal(weights[name], w) for name, w in other.network.state_dict().items())
+
+
+def test_steps_and_examples_can_be_bounded(encoder: Path, snapshot: Snapshot) -> None:
+    assert fit(encoder, snapshot, replace(QUICK, max_steps=5)).metrics["steps"] == 5
+    trained = fit(encoder, snapshot, replace(QUICK, max_examples=100, epochs=2))
+    assert (trained.metrics["examples"]["train"], trained.metrics["steps"]) == (100, 2 * 7)
+
+
+def test_a_shop_without_words_keeps_the_encoder_as_it_was(encoder: Path, tmp_path: Path) -> None:
+    warehouse = little_warehouse(tmp_path)
+    warehouse.run("UPDATE marts.dim_item_versions SET title = NULL, brand = '', category = ' ', description = NULL")
+    told: list[dict[str, Any]] = []
+    trained = fit(encoder, write_snapshot(warehouse, D, 12, tmp_path / "s"), QUICK, told.append)
+    assert trained.metrics["steps"] == 0
+    assert trained.metrics["test"]["micro"]["support"] == 0
+    assert "stays as it was" in told[1]["text"]
+    before, _ = load_encoder(str(encoder))
+    after = trained.network.encoder.state_dict()
+    assert all(torch.equal(after[name], w) for name, w in before.state_dict().items())
+
+
+def test_a_loss_that_is_not_finite_ends_the_training_in_words(encoder: Path, snapshot: Snapshot) -> None:
+    model, tokenizer = load_encoder(str(encoder))
+    with torch.no_grad():
+        next(model.parameters()).fill_(float("nan"))
+    task = BehaviorTask()
+    with pytest.raises(TrainingError, match="the loss is nan at step 1 .*lower learning_rate"):
+        train(task, task.data(snapshot), model, tokenizer, QUICK, CPU)
+
+
+def test_every_way_of_being_decayed_is_right(encoder: Path) -> None:
+    from assets.model.training import _optimizer
+
+    network = BehaviorTask().network(load_encoder(str(encoder))[0])
+    decayed, spared = (group["params"] for group in _optimizer(network, Recipe(), CPU).param_groups)
+    names = {id(p): name for name, p in network.named_parameters()}
+    assert all("LayerNorm" in names[id(p)] or names[id(p)].endswith("bias") for p in spared)
+    assert not any("LayerNorm" in names[id(p)] or names[id(p)].endswith("bias") for p in decayed)
+    assert len(decayed) + len(spared) == len(names)
+
+
+# ---- the report
+
+LABELS = ("browse", "click", "purchase")
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=60))
+def test_the_report_is_that_of_scikit_learn(pairs: list[tuple[int, int]]) -> None:
+    truth, guess = np.asarray(pairs).T
+    report = classification_report(truth, guess, LABELS)
+    each = precision_recall_fscore_support(truth, guess, labels=[0, 1, 2], zero_division=0)
+    rows = {label: [metric[n] for metric in each] for n, label in enumerate(LABELS)}
+    for average in ("micro", "macro", "weighted"):
+        found = precision_recall_fscore_support(truth, guess, labels=[0, 1, 2], average=average, zero_division=0)
+        rows[average] = [*found[:3], len(pairs)]
+    assert list(report) == list(rows)
+    for name, row in rows.items():
+        assert list(report[name].values()) == pytest.approx(row, abs=1e-6)
+
+
+def test_the_report_of_nothing_is_zeros() -> None:
+    report = classification_report(np.zeros(0, int), np.zeros(0, int), LABELS)
+    assert {v for row in report.values() for v in row.values()} == {0}
+    assert "| browse | 0.000 | 0.000 | 0.000 | 0 |" in report_table(report)
+
+
+def test_pictures_show_the_curve_and_every_row_of_the_report() -> None:
+    report = classification_report(np.asarray([0, 1, 2, 2]), np.asarray([0, 1, 1, 2]), LABELS)
+    axis = report_chart(report).axes[0]
+    assert [t.get_text().split("\n")[0] for t in axis.get_xticklabels()] == list(report)
+    curve = {"train": [{"step": n, "loss": 1 / n, "rate": 0.1} for n in range(1, 60)], "dev": [{"step": 59, "loss": 0.5}]}
+    assert [len(line.get_xdata()) for line in loss_chart(curve).axes[0].lines] == [59, 58, 1]
+    loss_chart({"train": [], "dev": []})
+
+
+# ---- recipes
+
+
+def test_the_briefs_recipe_is_the_briefs() -> None:
+    brief = load_recipe("brief")
+    assert (brief.learning_rate, brief.epochs, brief.batch_size, brief.max_length) == (2e-5, 5, 16, 128)
+    assert brief == Recipe()
+
+
+@pytest.mark.parametrize("file", sorted(RECIPES.glob("*.yaml")), ids=lambda file: file.stem)
+def test_every_recipe_that_is_shipped_can_be_used(file: Path) -> None:
+    assert load_recipe(file.stem) == load_recipe(str(file))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("epoch: 3", r"r\.yaml: epoch: no such field. The fields are task, encoder"),
+        ("epochs: many", r"r\.yaml: epochs: must be a whole number of at least 1 and at most 1000, not 'many'"),
+        ("epochs: 1.5", "epochs: must be a whole number"),
+        ("epochs: true", "epochs: must be a whole number"),
+        ("epochs: null", "epochs: must be a whole number"),
+        ("learning_rate: 3", "learning_rate: must be a number of at least 0 and at most 1, not 3"),
+        ("learning_rate: .nan", "learning_rate: must be a number"),
+        ("max_steps: 0", "max_steps: must be a whole number of at least 1, not 0"),
+        ("class_weights: heavy", "class_weights: must be one of none, balanced, not 'heavy'"),
+        ("encoder: 3", "encoder: must be a name"),
+        ("- a\n- b", "a recipe is a list of `field: value` lines"),
+        ("a: [", "not valid YAML"),
+    ],
+)
+def test_a_wrong_recipe_is_refused_by_file_and_field(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "r.yaml").write_text(text)
+    with pytest.raises(RecipeError, match=message):
+        load_recipe("r.yaml", tmp_path)
+
+
+def test_a_rate_without_a_dot_is_a_number(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text("learning_rate: 3e-5\nmax_steps: null")
+    assert load_recipe("r.yaml", tmp_path) == Recipe(learning_rate=3e-5)
+
+
+def test_an_unknown_recipe_names_those_there_are() -> None:
+    with pytest.raises(RecipeError, match="Write one of brief, demo, nightly"):
+        load_recipe("night")

@@ -1,0 +1,116 @@
+"""Item vectors: the right ones, each encoded once, whoever asks at the same time."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from assets.model.vectors import encoder_hash, item_vectors
+from resources.text_encoder import load_encoder, resolve_encoder
+from tests.model.little_shop import ADJECTIVES, NOUNS, tiny_encoder
+
+TEXTS = [f"{a} {n} " + " ".join(ADJECTIVES[: k % 7]) for k, a in enumerate(ADJECTIVES) for n in NOUNS]
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_encoder(tmp_path_factory.mktemp("encoder") / "tiny")
+
+
+def reference(encoder: Path, texts: list[str]) -> np.ndarray:
+    """One text at a time, straight from the library."""
+    import torch
+
+    model, tokenizer = load_encoder(str(encoder))
+    model.eval()
+    rows = []
+    for text in texts:
+        with torch.inference_mode():
+            hidden = model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0]
+        mean = hidden.mean(0).numpy()
+        rows.append(mean / np.linalg.norm(mean))
+    return np.stack(rows)
+
+
+def test_they_are_the_normalised_mean_of_the_tokens(encoder: Path, tmp_path: Path) -> None:
+    found = item_vectors(encoder, TEXTS, tmp_path)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, reference(encoder, TEXTS), atol=2e-6)
+
+
+def test_only_unseen_texts_are_encoded(encoder: Path, tmp_path: Path) -> None:
+    told: list[str] = []
+    first = item_vectors(encoder, TEXTS[:10], tmp_path, told.append)
+    assert told[0] == "encoding 10 texts that this encoder has not seen (10 in all)"
+    told.clear()
+    mixed = [TEXTS[3], TEXTS[20], "", TEXTS[3], "   ", TEXTS[21]]
+    second = item_vectors(encoder, mixed, tmp_path, told.append)
+    assert told[0] == "encoding 2 texts that this encoder has not seen (6 in all)"
+    assert (second[0] == first[3]).all()
+    assert (second[3] == first[3]).all()
+    assert not second[[2, 4]].any()
+    np.testing.assert_allclose(np.linalg.norm(second[[0, 1, 3, 5]], axis=1), 1, atol=1e-6)
+    told.clear()
+    assert (item_vectors(encoder, mixed, tmp_path, told.append) == second).all()
+    assert told == []
+    assert item_vectors(encoder, [], tmp_path).shape == (0, 32)
+
+
+def test_texts_longer_than_the_tokenizers_bound_are_cut(encoder: Path, tmp_path: Path) -> None:
+    long = " ".join(["shoe"] * 500)
+    cut = " ".join(["shoe"] * 62)  # and two special tokens: 64
+    found = item_vectors(encoder, [long, cut], tmp_path)
+    np.testing.assert_allclose(found[0], found[1], atol=1e-6)
+
+
+def test_another_encoder_has_other_vectors(encoder: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(encoder, other)
+    assert encoder_hash(other) == encoder_hash(encoder)
+    weights = bytearray((other / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (other / "model.safetensors").write_bytes(weights)
+    assert encoder_hash(other) != encoder_hash(encoder)
+
+
+def test_a_full_cache_needs_no_torch(encoder: Path, tmp_path: Path) -> None:
+    item_vectors(encoder, ["red shoe"], tmp_path)
+    code = (
+        "import sys; from pathlib import Path; from assets.model.vectors import item_vectors\n"
+        f"assert item_vectors(Path({str(encoder)!r}), ['red shoe'], Path({str(tmp_path)!r})).any()\n"
+        "assert not {'torch', 'transformers'} & sys.modules.keys()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_several_processes_may_fill_the_cache_at_once(encoder: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from assets.model.vectors import item_vectors\n"
+        "from tests.model.test_vectors import TEXTS\n"
+        f"n = int(sys.argv[1]); texts = TEXTS[n:n + 50]\n"
+        f"v = item_vectors(Path({str(encoder)!r}), texts, Path({str(tmp_path)!r}))\n"
+        "assert v.any(axis=1).all()"
+    )
+    running = [subprocess.Popen([sys.executable, "-c", code, str(n)]) for n in (0, 10)]
+    assert [process.wait() for process in running] == [0, 0]
+    told: list[str] = []
+    found = item_vectors(encoder, TEXTS[:60], tmp_path, told.append)
+    assert told == []
+    np.testing.assert_allclose(found, reference(encoder, TEXTS[:60]), atol=2e-6)
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_the_genuine_encoder_gives_the_published_vectors(tmp_path: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    texts = ["Trail running shoe. Acme. footwear", "Sneaker for joggers", "Electric kettle, 1.7 litres"]
+    folder = Path(resolve_encoder("default"))
+    found = item_vectors(folder, texts, tmp_path)
+    published = SentenceTransformer(str(folder), device="cpu").encode(texts, normalize_embeddings=True)
+    np.testing.assert_allclose(found, published, atol=1e-5)
+    assert found[0] @ found[1] > found[0] @ found[2] + 0.2

@@ -1,0 +1,284 @@
+"""Scores, audits, publication and undo."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable
+from dataclasses import replace
+from multiprocessing.synchronize import Event as Flag
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+
+from assets.recommendations.scoring import RECOMMENDATIONS, SIMILAR, audit_scores
+from assets.recommendations.shelf import (
+    NoShelfError,
+    ShelfAuditError,
+    audit,
+    audit_published,
+    build,
+    publish,
+    published,
+    recommendations_for,
+    shelves,
+    undo,
+)
+from resources.home import Home
+from resources.identity import IdentityKey
+from tests.model.worlds import Event
+from tests.recommendations.homes import as_of, make_home, make_night, some_world
+
+WORLD = some_world(days=9)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return make_home(tmp_path / "home")
+
+
+def day_of_published(home: Home) -> str:
+    with published(home) as connection:
+        return str(connection.execute("SELECT day FROM nights").fetchall()[0][0])
+
+
+def test_scores_pass_their_audit(home):
+    scores = make_night(home, as_of(WORLD, 4))
+    assert audit_scores(home, scores.day) == []
+    rows = scores.table(RECOMMENDATIONS)
+    assert set(rows["model_version"].to_pylist()) == {scores.manifest["model_version"]}
+    assert set(rows["day"].to_pylist()) == {WORLD.day(3)}
+    assert rows.num_rows == scores.manifest["rows"][RECOMMENDATIONS]
+
+
+def test_scoring_again_replaces_the_folder_by_the_same_bytes(home):
+    first = make_night(home, as_of(WORLD, 4))
+    again = make_night(home, as_of(WORLD, 4))
+    assert first.manifest == again.manifest
+    assert [p.name for p in home.scores.iterdir()] == [str(WORLD.day(3))]
+
+
+def edited(column: str, value: object, row: int = 0) -> Callable[[pa.Table], pa.Table]:
+    def edit(table: pa.Table) -> pa.Table:
+        values = table[column].to_pylist()
+        values[row] = value
+        at = table.column_names.index(column)
+        return table.set_column(
+            at, table.schema.field(column), pa.array(values, table.schema.field(column).type)
+        )
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    ("edit", "finding"),
+    [
+        (lambda t: t.slice(1), "ranks do not run"),
+        (
+            lambda t: t.filter(pc.not_equal(t["user_key"], "u03")),
+            "1 shelf/shelves missing",
+        ),
+        (lambda t: t.filter(pc.not_equal(t["user_key"], "")), "1 shelf/shelves missing"),
+        (lambda t: t.filter(pc.less(t["rank"], 5)), "16 shelf/shelves missing, or shorter"),
+        (lambda t: pa.concat_tables([t, t.slice(0, 1)]), "twice on one shelf"),
+        (edited("p_browse", 1.5), "probability outside"),
+        (edited("p_click", -0.1), "probability outside"),
+        (edited("p_purchase", 0.999), "probability outside"),
+        (edited("score", float("nan")), "not finite"),
+        (edited("score", 99.0, row=3), "above that of the rank before"),
+        (edited("item_id", "i99"), "does not know"),
+        (edited("item_id", None), "without a key"),
+        (edited("reason", None), "without a key"),
+        (edited("day", WORLD.day(1)), "dated otherwise"),
+    ],
+)
+def test_the_audit_finds_what_is_wrong(home, edit, finding):
+    scores = make_night(home, as_of(WORLD, 4))
+    pq.write_table(edit(scores.table(RECOMMENDATIONS)), scores.path / RECOMMENDATIONS)
+    found = audit_scores(home, scores.day)
+    assert any(finding in sentence for sentence in found), found
+    assert any("not the file that the manifest names" in sentence for sentence in found)
+
+
+def test_the_audit_finds_an_item_that_ran_out(home):
+    world = as_of(WORLD, 4)
+    scores = make_night(home, world)
+    favorite = scores.table(RECOMMENDATIONS)["item_id"][0].as_py()
+    other = make_home(home.root.parent / "other")
+    make_night(other, replace(world, out_of_stock=frozenset({favorite})))
+    for file in (RECOMMENDATIONS, SIMILAR):
+        pq.write_table(scores.table(file), other.scores / str(scores.day) / file)
+    assert any("out of stock" in sentence for sentence in audit_scores(other, scores.day))
+
+
+def test_a_night_without_scores_says_what_to_do(home):
+    with pytest.raises(FileNotFoundError, match="materialize scored_recommendations"):
+        publish(home, WORLD.day(3))
+
+
+def test_what_is_published_is_what_was_scored(home):
+    scores = make_night(home, as_of(WORLD, 4))
+    publication = publish(home, scores.day)
+    assert publication.served and audit_published(home, scores.day) == []
+    with published(home) as connection:
+        rows = connection.execute("SELECT * FROM recommendations ORDER BY user_key, rank").to_arrow_table()
+        similar = connection.execute("SELECT count(*) FROM similar_items").fetchall()
+    wanted = scores.table(RECOMMENDATIONS).sort_by([("user_key", "ascending"), ("rank", "ascending")])
+    for name in wanted.column_names:
+        assert rows[name].to_pylist() == wanted[name].to_pylist(), name
+    assert rows["title"].to_pylist() == [f"Thing {i}" for i in rows["item_id"].to_pylist()]
+    assert rows["price"].to_pylist() == [WORLD.prices[i] for i in rows["item_id"].to_pylist()]
+    assert similar == [(scores.manifest["rows"][SIMILAR],)]
+    assert not list(home.shelves.glob(".*")) and not list(home.root.glob(".published*"))
+
+
+def test_rejects_are_told_by_source_and_reason(home):
+    for load, reasons in (("a" * 16, ["bad_time", "bad_time"]), ("b" * 16, ["bad_time", "missing_value"])):
+        folder = home.loads / load
+        folder.mkdir(parents=True)
+        table = pa.table(
+            {"source": ["web"] * 2, "reason": reasons, "field": pa.array([None, "x"], pa.string())}
+        )
+        pq.write_table(table, folder / "rejects.parquet")
+    publish(home, make_night(home, as_of(WORLD, 4)).day)
+    with published(home) as connection:
+        found = connection.execute("SELECT reason, sum(rows) FROM rejects GROUP BY 1 ORDER BY 1").fetchall()
+    assert found == [("bad_time", 3), ("missing_value", 1)]
+
+
+def test_a_broken_shelf_is_not_published(home):
+    publish(home, make_night(home, as_of(WORLD, 3)).day)
+    scores = make_night(home, as_of(WORLD, 4))
+    pq.write_table(scores.table(RECOMMENDATIONS).slice(0, 7), scores.path / RECOMMENDATIONS)
+    with pytest.raises(ShelfAuditError, match=r"not the file that the manifest names.*stays"):
+        publish(home, scores.day)
+    assert day_of_published(home) == str(WORLD.day(2))
+    assert [shelf.day for shelf in shelves(home)] == [WORLD.day(2)]
+    assert not list(home.shelves.glob(".*"))
+
+
+def test_a_built_file_that_lost_rows_is_found(home, tmp_path):
+    scores = make_night(home, as_of(WORLD, 4))
+    build(home, scores, tmp_path / "shelf.duckdb")
+    assert audit(tmp_path / "shelf.duckdb", scores) == []
+    with duckdb.connect(str(tmp_path / "shelf.duckdb")) as connection:
+        connection.execute("DELETE FROM recommendations WHERE user_key = 'u03'")
+    assert audit(tmp_path / "shelf.duckdb", scores) == ["recommendations has 75 rows where 80 were scored"]
+    (tmp_path / "shelf.duckdb").write_bytes(b"half a file")
+    assert "does not open" in audit(tmp_path / "shelf.duckdb", scores)[0]
+
+
+def test_a_shopper_who_has_bought_the_whole_shop_has_no_shelf(home):
+    world = as_of(WORLD, 4)
+    everything = [Event(3, "u03", item, "purchase") for item in world.items]
+    scores = make_night(home, replace(world, events=[*world.events, *everything]))
+    assert "u03" not in scores.table(RECOMMENDATIONS)["user_key"].to_pylist()
+    assert audit_scores(home, scores.day) == []
+
+
+def test_undo_goes_back_a_shelf_at_a_time(home):
+    for days in (3, 4, 5):
+        publish(home, make_night(home, as_of(WORLD, days)).day)
+    assert day_of_published(home) == str(WORLD.day(4))
+    for number in (3, 2):
+        assert undo(home).day == WORLD.day(number)
+        assert day_of_published(home) == str(WORLD.day(number))
+        assert [s.day for s in shelves(home) if s.current] == [WORLD.day(number)]
+    with pytest.raises(NoShelfError, match="oldest shelf kept"):
+        undo(home)
+    publish(home, WORLD.day(4))
+    assert day_of_published(home) == str(WORLD.day(4))
+
+
+def test_undo_of_a_night_published_twice_gives_its_first_version(home):
+    world = as_of(WORLD, 4)
+    first = publish(home, make_night(home, world).day)
+    late = replace(world, events=[*world.events, Event(3, "u00", "i03", "purchase")])
+    second = publish(home, make_night(home, late).day)
+    assert first.shelf != second.shelf
+    assert undo(home).path == first.shelf
+
+
+def test_a_past_night_is_kept_but_does_not_replace_a_newer_one(home):
+    publish(home, make_night(home, as_of(WORLD, 5)).day)
+    past = publish(home, make_night(home, as_of(WORLD, 4)).day)
+    assert not past.served and past.shelf.exists()
+    assert day_of_published(home) == str(WORLD.day(4))
+    assert audit_published(home, WORLD.day(3)) == []
+
+
+def test_only_the_last_shelves_are_kept(home):
+    for days in (3, 4, 5, 6, 7):
+        publication = publish(home, make_night(home, as_of(WORLD, days)).day)
+    assert [shelf.day for shelf in shelves(home)] == [WORLD.day(n) for n in (6, 5, 4)]
+    assert publication.removed == [p for p in publication.removed if p.startswith(str(WORLD.day(3)))]
+    undo(home)
+    undo(home)
+    publish(home, WORLD.day(6))
+    assert day_of_published(home) == str(WORLD.day(6))
+
+
+def test_the_shelf_of_a_shopper_by_pseudonym_and_by_raw_id(home):
+    key = IdentityKey.load(home).pseudonym("anna@example.com")
+    world = as_of(WORLD, 4)
+    world = replace(world, events=[replace(e, user=key) if e.user == "u03" else e for e in world.events])
+    publish(home, make_night(home, world).day)
+    by_key, by_id = recommendations_for(home, key), recommendations_for(home, "anna@example.com")
+    assert by_key.equals(by_id) and set(by_key["user_key"].to_pylist()) == {key}
+    assert by_key["rank"].to_pylist() == [1, 2, 3, 4, 5]
+    stranger = recommendations_for(home, "nobody@example.com")
+    assert set(stranger["user_key"].to_pylist()) == {""}
+    assert set(stranger["reason"].to_pylist()) == {"Popular this week"}
+    assert b"knows no shopper" in stranger.schema.metadata[b"note"]
+
+
+def test_reading_before_anything_is_published_says_what_to_do(home):
+    for read in (lambda: recommendations_for(home, "k1:x"), lambda: undo(home)):
+        with pytest.raises(NoShelfError):
+            read()
+
+
+def read_on(file: str, stop: Flag, ready: Flag, results: multiprocessing.Queue) -> None:
+    reads, wrong = 0, []
+    while not stop.is_set():
+        try:
+            with duckdb.connect(file, read_only=True) as connection:
+                (told,) = connection.execute("SELECT rows FROM nights").fetchall()[0]
+                (there,) = connection.execute("SELECT count(*) FROM recommendations").fetchall()[0]
+                days = connection.execute("SELECT DISTINCT day FROM recommendations").fetchall()
+                if told != there or days != connection.execute("SELECT day FROM nights").fetchall():
+                    wrong.append(f"{told} rows told, {there} there, days {days}")
+        except Exception as error:  # any failure of a reader is the finding
+            wrong.append(repr(error))
+        reads += 1
+        ready.set()
+    results.put((reads, wrong))
+
+
+def test_readers_never_meet_a_lock_or_half_a_shelf(home):
+    """Two processes read in a loop while fifty shelves are published and some are undone."""
+    for days in (3, 4, 5):
+        make_night(home, as_of(WORLD, days))
+    publish(home, WORLD.day(2))
+    context = multiprocessing.get_context("spawn")
+    stop, results = context.Event(), context.Queue()
+    ready = [context.Event() for _ in range(2)]
+    readers = [
+        context.Process(target=read_on, args=(str(home.published), stop, flag, results)) for flag in ready
+    ]
+    for reader in readers:
+        reader.start()
+    assert all(flag.wait(60) for flag in ready)
+    for n in range(50):
+        publish(home, WORLD.day(2 + n % 3))
+        if n % 10 == 9:
+            undo(home)
+    stop.set()
+    found = [results.get(timeout=60) for _ in readers]
+    for reader in readers:
+        reader.join(60)
+    assert [wrong for _, wrong in found] == [[], []]
+    assert min(reads for reads, _ in found) > 20
