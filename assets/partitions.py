@@ -14,7 +14,12 @@ from resources.home import Home
 HOME = Home.current()
 SHOP = HOME.shop
 
-nights = dg.DailyPartitionsDefinition(start_date=SHOP.first_day.isoformat(), timezone=SHOP.timezone)
+nights = dg.DailyPartitionsDefinition(
+    start_date=SHOP.first_day.isoformat(),
+    # Dagster's end is exclusive.
+    end_date=(SHOP.last_day + timedelta(days=1)).isoformat() if SHOP.last_day else None,
+    timezone=SHOP.timezone,
+)
 """One partition per day of the shop."""
 
 look_back = dg.TimeWindowPartitionMapping(

@@ -52,6 +52,8 @@ class Shop(BaseModel):
     """First day with logs: the first daily partition."""
     first_night: date | None = None
     """First day that gets a model and a shelf; a week after `first_day` where absent."""
+    last_day: date | None = None
+    """Last day with logs, for a data set that has ended. Absent for a shop that is open."""
     recipe: str = "nightly"
     """Training recipe: a name in `assets/model/recipes/`, or the path of a YAML file."""
     values: Values = Values()
@@ -77,6 +79,8 @@ class Shop(BaseModel):
             raise ValueError(
                 "first_night must lie at least two days after first_day: a model needs days to learn from"
             )
+        if self.last_day and self.last_day < self.first_night:
+            raise ValueError(f"last_day must not lie before the first night, {self.first_night}")
         return self
 
     @property

@@ -32,6 +32,7 @@ def test_without_a_file_the_defaults_hold(tmp_path: Path) -> None:
         ("colour: red\n", "colour"),
         ("values: {purchase: margin}\n", "values.purchase"),
         ("first_day: 2026-01-05\nfirst_night: 2026-01-05\n", "first_night"),
+        ("first_day: 2026-01-05\nlast_day: 2026-01-06\n", "last_day"),
         ("timezone: [\n", "not valid YAML"),
         ("- a list\n", "shop"),
     ],

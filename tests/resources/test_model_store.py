@@ -1,0 +1,154 @@
+"""The model store: what is sealed is what is loaded, and every night has its verdict."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from datetime import date, timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from resources.home import Home
+from resources.model_store import BundleError, ModelStore, TamperedBundleError
+
+D = date(2026, 1, 20)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ModelStore:
+    return ModelStore(Home(tmp_path))
+
+
+def sealed(store: ModelStore, day: date = D, content: str = "a") -> str:
+    folder = store.stage()
+    (folder / "encoder").mkdir()
+    (folder / "encoder" / "model.safetensors").write_bytes(b"weights " + content.encode())
+    (folder / "config.json").write_text(json.dumps({"content": content}))
+    (folder / "README.md").write_text("# card")
+    return store.seal(folder, day)
+
+
+def test_a_bundle_comes_back_as_it_was_sealed(store: ModelStore) -> None:
+    version = sealed(store)
+    assert version.startswith("2026-01-20-")
+    assert (store.path(version) / "encoder" / "model.safetensors").read_bytes() == b"weights a"
+    assert store.candidate(D) == version
+    assert store.versions() == [version]
+    assert not any((store.folder / ".staging").iterdir())
+
+
+def test_the_version_is_the_content(store: ModelStore) -> None:
+    one = sealed(store)
+    assert sealed(store) == one
+    two = sealed(store, content="b")
+    other_day = sealed(store, D + timedelta(1))
+    assert len({one, two, other_day}) == 3
+    assert store.candidate(D) == two
+    assert sealed(store) == one
+    assert store.candidate(D) == one
+    assert store.versions()[-1] == other_day
+
+
+@pytest.mark.parametrize("name", ["encoder/model.safetensors", "config.json", "README.md", "manifest.json"])
+def test_a_changed_byte_is_refused_by_name_and_sealing_again_mends_it(store: ModelStore, name: str) -> None:
+    version = sealed(store)
+    file = store.path(version) / name
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(TamperedBundleError, match=name):
+        store.path(version)
+    assert sealed(store) == version
+    assert store.path(version)
+
+
+def test_a_rewritten_manifest_does_not_help_a_forger(store: ModelStore) -> None:
+    version = sealed(store)
+    folder = store.path(version)
+    forged = store.stage()
+    (forged / "config.json").write_text("{}")
+    other = store.path(store.seal(forged, D))
+    (folder / "manifest.json").write_bytes((other / "manifest.json").read_bytes())
+    with pytest.raises(TamperedBundleError, match=r"manifest\.json is not the one"):
+        store.path(version)
+
+
+def test_missing_and_added_files_are_refused(store: ModelStore) -> None:
+    version = sealed(store)
+    folder = store.path(version)
+    (folder / "extra.json").write_text("{}")
+    with pytest.raises(TamperedBundleError, match=r"extra\.json was added"):
+        store.path(version)
+    (folder / "extra.json").unlink()
+    (folder / "README.md").unlink()
+    with pytest.raises(TamperedBundleError, match=r"README\.md is missing"):
+        store.path(version)
+    with pytest.raises(FileNotFoundError, match=f"it holds {version}"):
+        store.path("2026-01-01-00000000")
+    with pytest.raises(FileNotFoundError, match="materialize fine_tuned_model for 2026-02-01"):
+        store.candidate(date(2026, 2, 1))
+
+
+@pytest.mark.parametrize("name", ["model.pkl", "pytorch_model.bin", "model.pt", "head.joblib", "vectors.npy", "run.py"])
+def test_what_could_run_code_is_refused(store: ModelStore, name: str) -> None:
+    folder = store.stage()
+    (folder / name).write_bytes(b"x")
+    with pytest.raises(BundleError, match=name):
+        store.seal(folder, D)
+    version = sealed(store)
+    (store.path(version) / name).write_bytes(b"x")
+    with pytest.raises(TamperedBundleError, match=name):
+        store.path(version)
+
+
+def test_links_and_nothing_are_refused(store: ModelStore, tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="empty"):
+        store.seal(store.stage(), D)
+    folder = store.stage()
+    (tmp_path / "elsewhere.json").write_text("{}")
+    (folder / "link.json").symlink_to(tmp_path / "elsewhere.json")
+    with pytest.raises(BundleError, match="no links"):
+        store.seal(folder, D)
+
+
+def test_what_a_killed_training_left_is_swept_in_time(store: ModelStore) -> None:
+    old, young = store.stage(), store.stage()
+    os.utime(old, (time.time() - 3 * 24 * 3600,) * 2)
+    store.stage()
+    assert (old.exists(), young.exists()) == (False, True)
+
+
+def test_nobody_serves_before_the_first_promotion(store: ModelStore) -> None:
+    assert store.champion() is None
+    version = sealed(store)
+    assert store.promote(D, version, False, ["worse than popularity"]) is None
+    assert store.champion() is None
+    champion = store.promote(D, version, True, ["better"])
+    assert champion == store.champion() == store.champion(D)
+    assert (champion.version, champion.promoted, champion.reasons) == (version, True, ("better",))
+    assert store.champion(D - timedelta(1)) is None
+    assert store.champion_before(D) is None
+    assert store.champion_before(D + timedelta(1)) == champion
+    with pytest.raises(FileNotFoundError):
+        store.promote(D, "2026-01-20-ffffffff", True, [])
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), max_size=12))
+def test_the_champion_is_the_last_candidate_promoted(verdicts: list[tuple[int, bool]]) -> None:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        store = ModelStore(Home(Path(folder)))
+        version = {n: sealed(store, D + timedelta(n)) for n, _ in verdicts}
+        for n, promoted in sorted(verdicts):  # nights in order; a night done again is judged again
+            store.promote(D + timedelta(n), version[n], promoted, [])
+        last = {n: promoted for n, promoted in sorted(verdicts)}
+        for asked in range(6):
+            expected = [version[n] for n, promoted in sorted(last.items()) if promoted and n <= asked]
+            champion = store.champion(D + timedelta(asked))
+            assert (champion.version if champion else None) == (expected[-1] if expected else None)
