@@ -1,0 +1,183 @@
+"""Stage 1 as Dagster assets: files in the drop folder become raw events and products."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from datetime import date
+from typing import TYPE_CHECKING
+
+import dagster as dg
+from dagster._core.definitions.data_version import DATA_VERSION_IS_USER_PROVIDED_TAG, DATA_VERSION_TAG
+
+from assets.gates import require_passed
+from assets.partitions import days_of, nights
+from resources.home import Home
+
+if TYPE_CHECKING:
+    from assets.logs.raw_zone import Outcome
+
+GROUP = "logs"
+OWNERS = ["team:data"]
+EVENTS = dg.AssetKey("raw_behavior_events")
+
+_MOST_LISTED = 200
+"""Files that a table in the metadata lists."""
+
+
+@dg.asset(group_name=GROUP, owners=OWNERS, kinds={"python", "duckdb", "parquet"})
+def ingest_outcomes(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+    """One entry per file: what became of every line of it.
+
+    Takes in each whole file that waits in the drop folder and is not in the ledger yet. A file is parsed in a
+    process of its own, its rows and its refused rows go to the raw zone together with its outcome, by one
+    rename. Lines = header + blank + loaded + refused, for every file. Days that get rows after they were
+    reported are named under `late_days`.
+    """
+    from assets.logs.raw_zone import outcomes, take_in_all  # noqa: PLC0415 - keeps the definitions light
+
+    home = Home.current()
+    taken = take_in_all(home, context.log.info)
+    ledger = outcomes(home)
+    touched = sorted({day for outcome in taken for day in outcome.days})
+    reported = context.instance.get_materialized_partitions(EVENTS)
+    late = [day for day in touched if day in reported]
+    if late:
+        context.log.warning(
+            f"Rows came late for {', '.join(late)}: raw_behavior_events of these days is out of date."
+        )
+    return dg.MaterializeResult(
+        metadata={
+            "files": dg.MetadataValue.md(_file_table(taken)),
+            "files_taken_in": len(taken),
+            "rows_loaded": sum(outcome.rows_loaded for outcome in taken),
+            "rows_refused": sum(outcome.rows_refused for outcome in taken),
+            "refused_by_reason": dg.MetadataValue.md(_reason_table(home, taken)),
+            "days": dg.MetadataValue.json(touched),
+            "late_days": dg.MetadataValue.json(late),
+            "files_in_ledger": len(ledger),
+            "dagster/row_count": len(ledger),
+            "ledger": dg.MetadataValue.path(str(home.loads)),
+        },
+        data_version=dg.DataVersion(_version(sorted(outcome.load_id + outcome.file for outcome in ledger))),
+    )
+
+
+@dg.asset(
+    group_name=GROUP,
+    owners=OWNERS,
+    kinds={"parquet"},
+    partitions_def=nights,
+    backfill_policy=dg.BackfillPolicy.single_run(),
+    deps=[ingest_outcomes],
+)
+def raw_behavior_events(
+    context: dg.AssetExecutionContext,
+) -> Iterator[dg.MaterializeResult | dg.AssetMaterialization]:
+    """One row per event of the day that a publisher wrote, in the canonical columns, users as pseudonyms.
+
+    The rows are in the raw zone already: this reports how many each day has, from which files, and stamps the
+    day with a data version that changes as soon as another file holds rows of it.
+    """
+    from assets.logs.raw_zone import outcomes  # noqa: PLC0415 - keeps the definitions light
+
+    require_passed(context)
+    ledger = outcomes(Home.current())
+    loads = {day: _of_day(ledger, day) for day in days_of(context)}
+    versions = {day: _version(sorted(outcome.load_id for outcome in held)) for day, held in loads.items()}
+    for day, held in loads.items():
+        context.add_asset_metadata(_day_metadata(day, held), partition_key=day.isoformat())
+        if not held:
+            context.log.warning(f"No file holds a row of {day}.")
+    whole = versions[min(versions)] if len(versions) == 1 else _version(list(versions.values()))
+    yield dg.MaterializeResult(data_version=dg.DataVersion(whole))
+    if len(versions) > 1:
+        # A run over several days gives them all one data version; their own ones come after it, and so count.
+        for day, version in versions.items():
+            yield dg.AssetMaterialization(
+                asset_key=context.asset_key,
+                partition=day.isoformat(),
+                metadata=_day_metadata(day, loads[day]),
+                tags={DATA_VERSION_TAG: version, DATA_VERSION_IS_USER_PROVIDED_TAG: "true"},
+            )
+
+
+@dg.asset(group_name=GROUP, owners=OWNERS, kinds={"parquet"}, deps=[ingest_outcomes])
+def raw_products(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+    """One row per product and catalogue file that names it, in the canonical columns.
+
+    The rows are in the raw zone already: this reports how many there are, and from which files.
+    """
+    from assets.logs.raw_zone import outcomes  # noqa: PLC0415 - keeps the definitions light
+
+    require_passed(context)
+    held = [
+        outcome for outcome in outcomes(Home.current()) if outcome.kind == "products" and outcome.rows_loaded
+    ]
+    if not held:
+        context.log.warning("No catalogue has come yet: items are known by what events say of them.")
+    return dg.MaterializeResult(
+        metadata={
+            "dagster/row_count": sum(outcome.rows_loaded for outcome in held),
+            "files": dg.MetadataValue.md(_file_table(held)),
+        },
+        data_version=dg.DataVersion(_version(sorted(outcome.load_id for outcome in held))),
+    )
+
+
+def _of_day(ledger: Sequence["Outcome"], day: date) -> list["Outcome"]:
+    return [outcome for outcome in ledger if day.isoformat() in outcome.days]
+
+
+def _day_metadata(day: date, held: Sequence["Outcome"]) -> dict[str, dg.MetadataValue]:
+    rows = [(outcome, outcome.days[day.isoformat()]) for outcome in _by_source(held)]
+    table = ["| file | rows of the day | rows in all |", "|---|---:|---:|"]
+    table += [f"| {_cell(o.file)} | {count:,} | {o.rows_loaded:,} |" for o, count in rows]
+    return {
+        "dagster/partition_row_count": dg.MetadataValue.int(sum(count for _, count in rows)),
+        "files": dg.MetadataValue.md("\n".join(table[: _MOST_LISTED + 2])),
+        "loads": dg.MetadataValue.json(sorted(outcome.load_id for outcome in held)),
+    }
+
+
+def _by_source(held: Sequence["Outcome"]) -> list["Outcome"]:
+    return sorted(held, key=lambda outcome: (outcome.source, outcome.file))
+
+
+def _version(parts: Sequence[str]) -> str:
+    """As `raw_zone.day_versions` makes it."""
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def _file_table(taken: Sequence["Outcome"]) -> str:
+    if not taken:
+        return "No new file."
+    rows = [
+        "| file | status | lines | rows loaded | rows refused | days | seconds | |",
+        "|---|---|---:|---:|---:|---:|---:|---|",
+    ]
+    rows += [
+        f"| {_cell(o.file)} | {o.status} | {o.lines:,} | {o.rows_loaded:,} | {o.rows_refused:,} | "
+        f"{len(o.days)} "
+        f"| {o.seconds:.1f} | {_cell(o.detail)} |"
+        for o in taken[:_MOST_LISTED]
+    ]
+    if len(taken) > _MOST_LISTED:
+        rows.append(f"| and {len(taken) - _MOST_LISTED} more | | | | | | | |")
+    return "\n".join(rows)
+
+
+def _reason_table(home: Home, taken: Sequence["Outcome"]) -> str:
+    from assets.logs.raw_zone import rejects_by_reason  # noqa: PLC0415 - keeps the definitions light
+
+    rows = rejects_by_reason(home, [outcome.load_id for outcome in taken])
+    if not rows:
+        return "Nothing was refused."
+    table = ["| source | reason | field | rows | for instance |", "|---|---|---|---:|---|"]
+    table += [
+        f"| {source} | {reason} | {_cell(column or '')} | {count:,} | {_cell(where)}: {_cell(detail)} |"
+        for source, reason, column, count, where, detail in rows
+    ]
+    return "\n".join(table)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")[:300]

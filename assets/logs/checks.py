@@ -1,0 +1,101 @@
+"""What is checked of stage 1: that every line is accounted for, and that little is refused."""
+
+import dagster as dg
+
+from assets.logs.assets import ingest_outcomes, raw_behavior_events
+from assets.partitions import days_of, nights
+from resources.home import Home
+
+REFUSED_SHARE = 0.05
+"""Share of a file's lines that may be refused before somebody should look."""
+
+_MOST_NAMED = 20
+
+
+@dg.asset_check(asset=ingest_outcomes, blocking=True)
+def accounting_adds_up() -> dg.AssetCheckResult:
+    """Of every file ever seen: lines = header + blank + loaded + refused, and what is in place is what was
+    loaded.
+    """
+    from assets.logs.raw_zone import outcomes, rows_in_place  # noqa: PLC0415 - keeps the definitions light
+
+    home = Home.current()
+    ledger = outcomes(home)
+    in_place = rows_in_place(home)
+    wrong = [f"{o.file}: {o.lines} lines do not add up" for o in ledger if not o.adds_up]
+    for outcome in ledger:
+        found = in_place.get(outcome.load_id, 0)
+        if outcome.status != "duplicate" and found != outcome.rows_loaded:
+            wrong.append(
+                f"{outcome.file}: {found} rows in {home.loads / outcome.load_id}, {outcome.rows_loaded} in "
+                "the ledger"
+            )
+        if outcome.kind == "events" and sum(outcome.days.values()) != outcome.rows_loaded:
+            wrong.append(
+                f"{outcome.file}: the days have {sum(outcome.days.values())} of {outcome.rows_loaded} rows"
+            )
+    return dg.AssetCheckResult(
+        passed=not wrong,
+        description=(
+            f"{'; '.join(wrong[:_MOST_NAMED])}. Delete the folders of these loads in the raw zone and take "
+            "the files in again."
+            if wrong
+            else f"All lines of {len(ledger)} files are accounted for."
+        ),
+        metadata={
+            "files": len(ledger),
+            "lines": sum(o.lines for o in ledger),
+            "lines_loaded": sum(o.lines_loaded for o in ledger),
+            "lines_refused": sum(o.lines_refused for o in ledger),
+            "wrong": dg.MetadataValue.json(wrong[:_MOST_NAMED]),
+        },
+    )
+
+
+@dg.asset_check(asset=ingest_outcomes)
+def refused_share() -> dg.AssetCheckResult:
+    """No file, but those that are left out on purpose, has more than a twentieth of its lines refused."""
+    from assets.logs.raw_zone import outcomes  # noqa: PLC0415 - keeps the definitions light
+
+    much = [
+        outcome
+        for outcome in outcomes(Home.current())
+        if outcome.status in ("partly_loaded", "refused")
+        and not outcome.detail.startswith("not_used")
+        and (outcome.status == "refused" or outcome.lines_refused > REFUSED_SHARE * outcome.lines)
+    ]
+    named = [f"{o.file}: {o.lines_refused:,} of {o.lines:,} lines" for o in much[:_MOST_NAMED]]
+    return dg.AssetCheckResult(
+        passed=not much,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=(
+            f"{'; '.join(named)}. See refused_by_reason of ingest_outcomes, then correct the source file or "
+            "ask the publisher."
+            if much
+            else f"No file has more than {REFUSED_SHARE:.0%} of its lines refused."
+        ),
+        metadata={"files": dg.MetadataValue.json([o.file for o in much])},
+    )
+
+
+@dg.asset_check(asset=raw_behavior_events, partitions_def=nights)
+def day_has_events(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
+    """Every day of the run has events. A day without any is more often a broken tracker than a closed
+    shop.
+    """
+    from assets.logs.raw_zone import days_of_loads  # noqa: PLC0415 - keeps the definitions light
+
+    held = days_of_loads(Home.current())
+    asked = days_of(context)
+    empty = [day.isoformat() for day in asked if day not in held]
+    return dg.AssetCheckResult(
+        passed=not empty,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=(
+            f"No file holds an event of {', '.join(empty[:_MOST_NAMED])}. Look into the drop folder of these "
+            "days."
+            if empty
+            else f"{len(asked)} days have events."
+        ),
+        metadata={"empty_days": dg.MetadataValue.json(empty)},
+    )

@@ -1,0 +1,368 @@
+"""Physical lines of a text file, counted one by one, and the records on them.
+
+A record is one physical line. That is what makes the accounting exact (lines = header + blank + loaded +
+refused), and what keeps one unbalanced quotation mark from swallowing the thousand good lines behind it, as
+it does in CSV readers that allow line breaks within quotes. Lines that are plain to read are passed on as
+they are, block by block; the few others are looked at one by one.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import re
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+BLOCK = 32 << 20
+"""Bytes that are read and parsed at once."""
+
+LONGEST_LINE = 1 << 20
+"""Bytes of the longest line that is read; a longer one is refused."""
+
+LARGEST_RATIO, RATIO_FROM = 200, 256 << 20
+"""A compressed file that grows past `RATIO_FROM` bytes and to more than so many times its size is a bomb."""
+
+DEEP = 512
+"""Levels of nested JSON that are read. Only long lines are checked: a short one cannot do harm."""
+LONG_JSON = 4096
+
+UNIT = "\x1f"
+"""Stands for a delimiter of several characters; no text file has it otherwise (ASCII "unit separator")."""
+
+_TAB, _NEWLINE, _FIRST_PRINTABLE = 9, 10, 32
+
+
+class FileRefusedError(Exception):
+    """The file as a whole cannot be taken in."""
+
+    def __init__(self, reason: str, detail: str, field: str | None = None) -> None:
+        super().__init__(detail)
+        self.reason, self.detail, self.field = reason, detail, field
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a line is cut into fields; `columns` is 0 for lines that are not cut, such as JSON."""
+
+    columns: int
+    delimiter: str = ","
+    quote: str | None = '"'
+    encoding: str = "utf-8"
+
+    @property
+    def cut_at(self) -> str:
+        """The delimiter after `Lines` has read the file: always one character."""
+        return self.delimiter if len(self.delimiter) == 1 else UNIT
+
+
+@dataclass
+class Block:
+    """Records ready to be parsed, and what became of the other lines."""
+
+    data: bytes
+    """UTF-8, one record per line; every line well-formed, with the right number of fields."""
+    numbers: np.ndarray
+    """int64: physical line of each record, the first line of the file being 1."""
+    lines: int
+    blank: int
+    refused: list[tuple[int, str, str]] = field(default_factory=list)
+    """(line, reason, detail)"""
+
+
+@contextmanager
+def opened(copy: Path, file_name: str) -> Iterator[IO[bytes]]:
+    """The file's bytes, decompressed as the end of its name asks for.
+
+    Raises:
+        FileRefusedError: it is no such archive, is cut off, holds several files or grows out of proportion.
+    """
+    try:
+        if file_name.endswith(".gz"):
+            with gzip.open(copy) as stream:
+                yield _Bounded(stream, copy.stat().st_size)  # type: ignore[misc]
+        elif file_name.endswith(".zip"):
+            with zipfile.ZipFile(copy) as archive:
+                members = [member for member in archive.infolist() if not member.is_dir()]
+                if len(members) != 1:
+                    raise FileRefusedError(
+                        "bad_archive",
+                        f"the archive holds {len(members)} files, not one. Unpack it and drop the files that "
+                        "are meant.",
+                    )
+                with archive.open(members[0]) as stream:
+                    yield _Bounded(stream, copy.stat().st_size)  # type: ignore[misc]
+        else:
+            with copy.open("rb") as stream:
+                yield stream
+    except (
+        EOFError,
+        zlib.error,
+        gzip.BadGzipFile,
+        zipfile.BadZipFile,
+        NotImplementedError,
+        RuntimeError,
+    ) as error:
+        raise FileRefusedError(
+            "bad_archive", f"cannot be decompressed ({type(error).__name__}). Drop a complete file."
+        ) from error
+
+
+class _Bounded:
+    """Reads until what comes out is out of all proportion to what went in."""
+
+    def __init__(self, stream: Any, compressed: int) -> None:
+        self._stream, self._compressed, self._out = stream, compressed, 0
+
+    def read(self, size: int) -> bytes:
+        part = bytes(self._stream.read(size))
+        self._out += len(part)
+        if self._out > RATIO_FROM and self._out > LARGEST_RATIO * self._compressed:
+            raise FileRefusedError(
+                "bad_archive",
+                f"grows to more than {LARGEST_RATIO} times its size. Drop it uncompressed if it is sound.",
+            )
+        return part
+
+
+def raw_blocks(stream: IO[bytes], size: int = BLOCK) -> Iterator[bytes]:
+    """The stream in pieces of about `size` bytes that end with a line end.
+
+    Raises:
+        FileRefusedError: a line runs on for a whole block.
+    """
+    rest = b""
+    while part := stream.read(size):
+        whole, newline, tail = part.rpartition(b"\n")
+        if not newline:
+            rest += part
+            if len(rest) > max(size, LONGEST_LINE):
+                raise FileRefusedError(
+                    "line_too_long",
+                    f"a line is longer than {size >> 20} MiB. Is this a text file with line ends?",
+                )
+            continue
+        yield rest + whole + newline
+        rest = tail
+    if rest:
+        yield rest + b"\n"
+
+
+class Lines:
+    """Reads a text file block by block. Wants its header, if there is one, before its records."""
+
+    def __init__(self, stream: IO[bytes], encoding: str, delimiter: str = ",", size: int = BLOCK) -> None:
+        self._encoding, self._delimiter = encoding, delimiter
+        self._blocks = raw_blocks(stream, size)
+        self._pending = b""
+        self.read = 0
+        """Physical lines handed out so far."""
+        self.blank_before_header = 0
+
+    def header(self, quote: str | None) -> list[str]:
+        """The names on the first line that is not blank.
+
+        Raises:
+            FileRefusedError: there is no such line, or it cannot be read.
+        """
+        for raw in self._blocks:
+            self._pending += self._text(raw)
+            begun = self._pending.lstrip(b" \t\n")
+            blank = self._pending[: len(self._pending) - len(begun)].count(b"\n")
+            self.read += blank
+            self.blank_before_header += blank
+            if begun:
+                line, _, self._pending = begun.partition(b"\n")
+                self.read += 1
+                return self._names(line, quote)
+            self._pending = b""
+        raise FileRefusedError(
+            "empty_file", "there is nothing in the file. Drop it again when it is written."
+        )
+
+    def _names(self, line: bytes, quote: str | None) -> list[str]:
+        fields = split(line, self._cut_at, quote)
+        if isinstance(fields, tuple):
+            raise FileRefusedError("bad_header", f"line {self.read}: the header: {fields[1]}.")
+        return [name.strip() for name in fields]
+
+    @property
+    def _cut_at(self) -> str:
+        return self._delimiter if len(self._delimiter) == 1 else UNIT
+
+    def blocks(self, layout: Layout) -> Iterator[Block]:
+        """All records after the header."""
+        if self._pending:
+            pending, self._pending = self._pending, b""
+            yield self._sorted_out(pending, layout)
+        for raw in self._blocks:
+            yield self._sorted_out(self._text(raw), layout)
+
+    def _sorted_out(self, text: bytes, layout: Layout) -> Block:
+        block = sort_out(text, self.read + 1, layout)
+        self.read += block.lines
+        return block
+
+    def _text(self, raw: bytes) -> bytes:
+        """UTF-8 with `\\n` as line end; what cannot be decoded stays invalid and is found line by line."""
+        if self.read == 0 and not self._pending:
+            if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
+                raise FileRefusedError("bad_encoding", "the file is UTF-16. Export it as UTF-8.")
+            raw = raw.removeprefix(b"\xef\xbb\xbf")
+        if self._encoding != "utf-8":
+            raw = raw.decode(self._encoding, "surrogateescape").encode("utf-8", "surrogatepass")
+        if b"\r\n" in raw:
+            raw = raw.replace(b"\r\n", b"\n")
+        if len(self._delimiter) > 1:
+            # A stray separator becomes a character that gets its line refused.
+            raw = raw.replace(UNIT.encode(), b"\0").replace(self._delimiter.encode(), UNIT.encode())
+        return raw
+
+
+def sort_out(text: bytes, first: int, layout: Layout) -> Block:
+    """Tell plain records from blank lines and from lines to look at, and look at those.
+
+    Args:
+        text: whole lines, each ending with a newline.
+        first: number of the first of them.
+        layout: how a record is cut into fields.
+    """
+    buffer, starts, ends = _cut(text)
+    lines = len(ends)
+    empty = starts == ends
+    numbers = np.flatnonzero(~empty) + first
+    if len(numbers) < lines:
+        text = np.delete(buffer, ends[empty]).tobytes()
+        buffer, starts, ends = _cut(text)
+    block = Block(text, numbers, lines, lines - len(numbers))
+    plain = ~_any(_suspect(buffer, text, layout), starts, ends)
+    if layout.columns:
+        plain &= _count(buffer == ord(layout.cut_at), starts, ends) == layout.columns - 1
+        plain &= ends - starts <= LONGEST_LINE
+    else:
+        plain &= (ends - starts <= LONG_JSON) & (buffer[starts] == ord("{"))
+    kept = plain.copy()
+    pieces: list[bytes] = []
+    done = 0
+    for index in np.flatnonzero(~plain).tolist():
+        pieces.append(text[done : starts[index]])
+        done = int(ends[index]) + 1
+        record = _look_at(text[starts[index] : ends[index]], layout)
+        if record is None:
+            block.blank += 1
+        elif isinstance(record, tuple):
+            block.refused.append((int(numbers[index]), *record))
+        else:
+            pieces.append(record)
+            kept[index] = True
+    if pieces:
+        block.data = b"".join([*pieces, text[done:]])
+        block.numbers = numbers[kept]
+    return block
+
+
+def _cut(text: bytes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The bytes, and where each line starts and ends (at its newline)."""
+    buffer = np.frombuffer(text, np.uint8)
+    ends = np.flatnonzero(buffer == _NEWLINE)
+    return buffer, np.concatenate([[0], ends[:-1] + 1])[: len(ends)], ends
+
+
+def _suspect(buffer: np.ndarray, text: bytes, layout: Layout) -> np.ndarray:
+    """Bytes that keep a line from being plain: quotation marks, control characters, broken UTF-8."""
+    suspect = (buffer < _FIRST_PRINTABLE) & (buffer != _NEWLINE) & (buffer != _TAB)
+    if layout.columns:
+        suspect &= buffer != ord(layout.cut_at)
+        if layout.quote:
+            suspect |= buffer == ord(layout.quote)
+    try:
+        text.decode("utf-8")
+    except UnicodeDecodeError:
+        suspect |= buffer >= 128
+    return suspect
+
+
+def _count(mask: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    positions = np.flatnonzero(mask)
+    return np.asarray(np.searchsorted(positions, ends) - np.searchsorted(positions, starts))
+
+
+def _any(mask: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    return _count(mask, starts, ends) > 0
+
+
+def _look_at(line: bytes, layout: Layout) -> bytes | tuple[str, str] | None:
+    """The record in a form that is plain to parse; (reason, detail) where it is refused; None where it is
+    blank.
+    """
+    if not line.strip(b" \t"):
+        return None
+    if len(line) > LONGEST_LINE:
+        return "line_too_long", f"the line has {len(line)} bytes, more than {LONGEST_LINE}"
+    if not layout.columns:
+        return _look_at_json(line)
+    return _look_at_fields(line, layout)
+
+
+def _look_at_fields(line: bytes, layout: Layout) -> bytes | tuple[str, str]:
+    fields = split(line, layout.cut_at, layout.quote)
+    if isinstance(fields, tuple):
+        return fields
+    if len(fields) != layout.columns:
+        return "column_count", f"the line has {len(fields)} fields, not {layout.columns}"
+    if layout.quote is None:
+        return line + b"\n"
+    out = io.StringIO()
+    csv.writer(out, delimiter=layout.cut_at, quotechar=layout.quote, lineterminator="\n").writerow(fields)
+    return out.getvalue().encode()
+
+
+def split(line: bytes, delimiter: str, quote: str | None) -> list[str] | tuple[str, str]:
+    """The fields of one line (RFC 4180, one record per line), or (reason, detail) where it has none."""
+    try:
+        text = line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return "bad_encoding", f"byte {error.start + 1} of the line does not belong to its encoding"
+    odd = next((sign for sign in text if sign < " " and sign not in ("\t", delimiter)), None)
+    if odd is not None:
+        return "control_character", f"the line holds the control character {odd!r}"
+    if quote is None:
+        return text.split(delimiter)
+    options: dict[str, Any] = {"delimiter": delimiter, "quotechar": quote, "strict": True}
+    try:
+        return next(csv.reader((text,), **options))
+    except csv.Error as error:
+        return "unbalanced_quote", f"quotation marks do not fit together ({error}); a record is one line"
+
+
+_STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"')
+
+
+def _look_at_json(line: bytes) -> bytes | tuple[str, str]:
+    try:
+        line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return "bad_encoding", f"byte {error.start + 1} of the line does not belong to its encoding"
+    if any(sign < _FIRST_PRINTABLE and sign != _TAB for sign in line):
+        return "bad_json", "the line holds a control character, which JSON does not allow"
+    depth = deepest = 0
+    for sign in _STRINGS.sub(b"", line):
+        if sign in b"[{":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif sign in b"]}":
+            depth -= 1
+    if deepest > DEEP:
+        return "bad_json", f"the line is nested {deepest} levels deep, more than {DEEP}"
+    return line + b"\n"
+
+
+csv.field_size_limit(LONGEST_LINE)

@@ -1,0 +1,605 @@
+"""The raw zone: every file taken in once, whole or not at all, with an account of each of its lines.
+
+A file becomes one folder `home/raw/loads/<load_id>/` with its events or products, its rejects and its
+outcome, put in place by one rename. The folder's name is made from the source and the file's content, so it
+is the ledger as well: what has been taken in, under whichever name, is there already. Nothing is ever changed
+in such a folder.
+
+The publisher's file stays where it is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from assets.logs import canonical
+from assets.logs.lines import FileRefusedError, opened
+from assets.logs.sources import FileSpec, Ignored, Source, read_sources
+from resources.home import Home
+from resources.identity import IdentityKey
+from resources.leases import lease_one_of
+
+SETTLE_SECONDS = 2.0
+"""A file that has not been written to for so long counts as whole."""
+
+UNFINISHED = (".tmp", ".part", ".partial", ".crdownload")
+AT_ONCE = 2
+"""Files that are parsed at the same time."""
+
+CHILD_SECONDS = 6 * 3600
+"""Wall-clock time after which a reader is ended."""
+
+LOADED, PARTLY, REFUSED, DUPLICATE = "loaded", "partly_loaded", "refused", "duplicate"
+
+_CHUNK = 4 << 20
+_MOST_COUNTED = 1 << 30
+"""Decompressed bytes of a refused file whose lines are still counted."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one file: an entry of the ledger.
+
+    Always lines = header_lines + blank_lines + lines_loaded + lines_refused. Rows are records; they differ
+    from lines only where one line holds several, and in Parquet, where a row counts as a line.
+    """
+
+    load_id: str
+    source: str
+    file: str
+    """Path in the drop folder."""
+    sha256: str
+    bytes: int
+    kind: str
+    status: str
+    """loaded, partly_loaded (some lines were refused), refused (all were), or duplicate."""
+    lines: int = 0
+    header_lines: int = 0
+    blank_lines: int = 0
+    lines_loaded: int = 0
+    lines_refused: int = 0
+    rows_loaded: int = 0
+    rows_refused: int = 0
+    days: dict[str, int] = field(default_factory=dict)
+    """Rows of each of the shop's days."""
+    contract: str = ""
+    """SHA-256 of the source file that the rows were read by."""
+    detail: str = ""
+    began_at: str = ""
+    seconds: float = 0.0
+
+    @property
+    def adds_up(self) -> bool:
+        return self.lines == self.header_lines + self.blank_lines + self.lines_loaded + self.lines_refused
+
+
+def prepare(home: Home) -> None:
+    """Make the folders, and a zero-row file of each kind so that no glob over the raw zone comes up empty."""
+    home.drop.mkdir(parents=True, exist_ok=True)
+    schema = home.loads / "_schema"
+    if (schema / "rejects.parquet").exists():
+        return
+    home.loads.mkdir(parents=True, exist_ok=True)
+    with _work_folder(home, "schema") as work, duckdb.connect() as db:
+        (work / "events" / "day=1970-01-01").mkdir(parents=True)
+        for columns, name in (
+            (canonical.EVENTS, "events/day=1970-01-01/empty.parquet"),
+            (canonical.PRODUCTS, "products.parquet"),
+            (canonical.REJECTS, "rejects.parquet"),
+        ):
+            db.execute(
+                f"COPY ({canonical.empty(columns)}) TO {canonical.literal(str(work / name))} (FORMAT parquet)"
+            )
+        (work / "outcome.json").touch()
+        _put(work, schema)
+
+
+def take_in(home: Home, file: Path, *, log: Callable[[str], None] = lambda message: None) -> Outcome:
+    """Take in one file of the drop folder, now, whether it looks finished or not.
+
+    Args:
+        home: whose drop folder the file lies in.
+        file: `home/drop/<source>/…`.
+        log: is told what became of it.
+
+    Returns:
+        The outcome; of a file that was taken in before, the one of that time.
+    """
+    with _alone(home, log):
+        return _RawZone(home, log).take_in(file)
+
+
+def take_in_all(home: Home, log: Callable[[str], None] = lambda message: None) -> list[Outcome]:
+    """Take in every whole file that waits in the drop folder, two at a time.
+
+    A file counts as whole when nobody has written to it for two seconds. Hidden files, links, devices and
+    names that say "unfinished" (.tmp, .part, .partial, .crdownload) are passed over.
+
+    Returns:
+        Outcomes of the files that were new, in the order of their names.
+    """
+    with _alone(home, log):
+        zone = _RawZone(home, log)
+        waiting = zone.waiting()
+        ready = list(_settled(waiting, log))
+        if not ready:
+            return []
+        log(f"{len(ready)} files to take in")
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            # Two names for the same bytes must not be read side by side, so files are told apart first.
+            marks = dict(zip(ready, pool.map(zone.identify, ready), strict=True))
+            firsts: dict[tuple[str, str], Path] = {}
+            for file, mark in marks.items():
+                if mark:
+                    firsts.setdefault(mark, file)
+            done = dict(zip(firsts.values(), pool.map(zone.take_in, firsts.values()), strict=True))
+        done |= {file: zone.take_in(file) for file, mark in marks.items() if mark and file not in done}
+        zone.remember()
+    return [done[file] for file in ready if file in done]
+
+
+def outcomes(home: Home) -> list[Outcome]:
+    """The ledger: one entry for every file that was ever seen, in the order in which they came."""
+    found = [
+        Outcome(**json.loads(file.read_text(encoding="utf-8")))
+        for folder in (home.loads, home.loads / "_duplicates")
+        for file in folder.glob("*/outcome.json")
+        if file.parent.name != "_schema"
+    ]
+    return sorted(found, key=lambda outcome: (outcome.began_at, outcome.file))
+
+
+def days_of_loads(home: Home) -> dict[date, list[str]]:
+    """Each of the shop's days that has rows, and the loads (ids, sorted) that hold them."""
+    days: dict[date, list[str]] = {}
+    for outcome in outcomes(home):
+        for day in outcome.days:
+            days.setdefault(date.fromisoformat(day), []).append(outcome.load_id)
+    return {day: sorted(days[day]) for day in sorted(days)}
+
+
+def day_versions(home: Home, days: Iterable[date]) -> dict[date, str]:
+    """For each day a name for the rows it has now: another one as soon as another load holds rows of that
+    day.
+    """
+    loads = days_of_loads(home)
+    return {day: hashlib.sha256("\n".join(loads.get(day, [])).encode()).hexdigest()[:16] for day in days}
+
+
+def day_version(home: Home, day: date) -> str:
+    """See `day_versions`."""
+    return day_versions(home, [day])[day]
+
+
+def rejects_by_reason(
+    home: Home, load_ids: Sequence[str]
+) -> list[tuple[str, str, str | None, int, str, str]]:
+    """Refused rows of some loads: (source, reason, field, rows, file:line of the first, what is wrong), most
+    first.
+
+    A file that was refused as a whole counts as one row, on line 0.
+    """
+    files = [str(home.loads / load_id / "rejects.parquet") for load_id in load_ids]
+    if not files:
+        return []
+    with duckdb.connect() as db:
+        return db.execute(
+            "SELECT source, reason, field, count(*) AS rows, arg_min(file || ':' || line, (file, line)), "
+            "arg_min(detail, (file, line)) FROM read_parquet($1) GROUP BY source, reason, field ORDER BY "
+            "rows DESC",
+            [files],
+        ).fetchall()
+
+
+def rows_in_place(home: Home) -> dict[str, int]:
+    """Rows of each load (id) as the footers of its Parquet files count them."""
+    prepare(home)
+    globs = [str(home.loads / "*" / "events" / "*" / "*.parquet"), str(home.loads / "*" / "products.parquet")]
+    with duckdb.connect() as db:
+        files = db.execute("SELECT file_name, num_rows FROM parquet_file_metadata($1)", [globs]).fetchall()
+    rows: dict[str, int] = {}
+    for name, count in files:
+        load_id = Path(name).relative_to(home.loads).parts[0]
+        if load_id == "_schema":
+            continue
+        rows[load_id] = rows.get(load_id, 0) + count
+    return rows
+
+
+class _RawZone:
+    """Taking files in, while nobody else does."""
+
+    def __init__(self, home: Home, log: Callable[[str], None]) -> None:
+        prepare(home)
+        self.home, self.log = home, log
+        self.sources, self.faults = read_sources(home)
+        self.key = IdentityKey.load(home)
+        self.seen_file = home.loads.parent / "seen.json"
+        self.seen: dict[str, list[Any]] = _json(self.seen_file)
+
+    def waiting(self) -> list[Path]:
+        """Files in the drop folder that are not in the ledger as they are now, in the order of their
+        names.
+        """
+        return [file for file in _plain_files(self.home.drop) if not self._is_known(file)]
+
+    def identify(self, file: Path) -> tuple[str, str] | None:
+        """(source, SHA-256 of the content); None where the file cannot be read, and the log says why."""
+        try:
+            found = file.stat()
+            digest = _sha256(file)
+        except OSError as error:
+            self.log(f"{self._path(file)}: cannot be read ({error.strerror}); it waits for the next time")
+            return None
+        # A cache only: it saves reading files again that nobody has touched.
+        self.seen[self._path(file)] = [found.st_size, found.st_mtime_ns, digest]
+        return self._source_name(file), digest
+
+    def take_in(self, file: Path) -> Outcome:
+        began, clock = datetime.now(UTC), time.monotonic()
+        source_name, digest = self._source_name(file), _sha256(file)
+        load_id = _load_id(source_name, digest)
+        source = self.sources.get(source_name)
+        contract = self._contract(source_name)
+        before = _outcome(self.home.loads / load_id)
+        path = self._path(file)
+        spec = source.spec_for(file.name) if source else None
+        blank = Outcome(
+            load_id=load_id,
+            source=source_name,
+            file=path,
+            sha256=digest,
+            bytes=file.stat().st_size,
+            kind=spec.kind if isinstance(spec, FileSpec) else "events",
+            status=REFUSED,
+            contract=contract,
+            began_at=began.isoformat(timespec="milliseconds"),
+        )
+        if before and not _is_to_be_tried_again(before, contract):
+            return before if before.file == path else self._duplicate(blank, before)
+        with _work_folder(self.home, load_id) as work:
+            copy, load = work / digest, work / "load"
+            _copy(file, copy)
+            try:
+                outcome = self._read(copy, blank, source, load)
+            except FileRefusedError as error:
+                outcome = _refused(error, copy, blank, load)
+            outcome = replace(outcome, seconds=round(time.monotonic() - clock, 3))
+            _write_json(load / "outcome.json", asdict(outcome))
+            _put(load, self.home.loads / load_id)
+        self.log(_sentence(outcome))
+        return outcome
+
+    def remember(self) -> None:
+        """Forget files that are gone, and put the cache in place."""
+        there = {self._path(file) for file in _plain_files(self.home.drop)}
+        aside = self.seen_file.with_suffix(".tmp")
+        _write_json(aside, {path: mark for path, mark in sorted(self.seen.items()) if path in there})
+        aside.replace(self.seen_file)
+
+    def _read(self, copy: Path, blank: Outcome, source: Source | None, load: Path) -> Outcome:
+        if _sha256(copy) != blank.sha256:
+            raise FileRefusedError("still_written", "it changed while it was read. It will be tried again.")
+        if source is None:
+            raise self._no_source(blank)
+        name = Path(blank.file).name
+        spec = source.spec_for(name)
+        if spec is None:
+            patterns = ", ".join(pattern for one in source.files for pattern in one.match)
+            raise FileRefusedError(
+                "unknown_file",
+                f"source {source.name} has no file of this name; it has {patterns}. Rename the file, or "
+                f"add a section to {source.name}.yaml in {self.home.sources}.",
+            )
+        if isinstance(spec, Ignored):
+            raise FileRefusedError("not_used", f"{spec.reason}.")
+        load.mkdir()
+        answer = read_in_child(
+            copy, load, spec, source, load_id=blank.load_id, file=blank.file, home=self.home, key=self.key
+        )
+        detail = "; ".join(answer.pop("notes"))
+        status = LOADED
+        if answer["rows_refused"]:
+            status = PARTLY if answer["rows_loaded"] else REFUSED
+        if status == REFUSED:
+            detail = f"every row was refused: see the rejects, correct the source file or the data. {detail}"
+        return replace(blank, status=status, detail=detail, **answer)
+
+    def _no_source(self, blank: Outcome) -> FileRefusedError:
+        if blank.source in self.faults:
+            return FileRefusedError(
+                "broken_source", f"its source cannot be used: {self.faults[blank.source]}"
+            )
+        if not blank.source:
+            return FileRefusedError(
+                "unknown_source", "it lies in no source's folder. Move it to drop/<source>/."
+            )
+        return FileRefusedError(
+            "unknown_source",
+            f"there is no source {blank.source!r}; there are {', '.join(self.sources)}. Move the file to a "
+            f"source's folder, or describe its format in {self.home.sources / (blank.source + '.yaml')}.",
+        )
+
+    def _duplicate(self, blank: Outcome, before: Outcome) -> Outcome:
+        name = hashlib.sha256(f"{blank.source}\0{blank.file}\0{blank.sha256}".encode()).hexdigest()[:16]
+        target = self.home.loads / "_duplicates" / name
+        known = _outcome(target)
+        if known:
+            return known
+        outcome = replace(
+            blank,
+            kind=before.kind,
+            status=DUPLICATE,
+            detail=f"same content as {before.file}; nothing was loaded",
+        )
+        with _work_folder(self.home, name) as work:
+            _write_json(work / "outcome.json", asdict(outcome))
+            _put(work, target)
+        self.log(_sentence(outcome))
+        return outcome
+
+    def _is_known(self, file: Path) -> bool:
+        """As the cache remembers it, and its outcome final."""
+        found = file.stat()
+        size, changed, digest = self.seen.get(self._path(file), (None, None, ""))
+        if (size, changed) != (found.st_size, found.st_mtime_ns):
+            return False
+        source_name = self._source_name(file)
+        before = _outcome(self.home.loads / _load_id(source_name, digest))
+        return before is not None and not _is_to_be_tried_again(before, self._contract(source_name))
+
+    def _contract(self, source_name: str) -> str:
+        """What a file of this source would be read by now; of a source that cannot be used, its fault."""
+        if source_name in self.sources:
+            return self.sources[source_name].contract
+        return hashlib.sha256(self.faults.get(source_name, "").encode()).hexdigest()
+
+    def _path(self, file: Path) -> str:
+        """In the drop folder; a name can hold bytes that are no text."""
+        return os.fsencode(file.relative_to(self.home.drop)).decode("utf-8", "backslashreplace")
+
+    def _source_name(self, file: Path) -> str:
+        parts = file.relative_to(self.home.drop).parts
+        return parts[0] if len(parts) > 1 else ""
+
+
+def read_in_child(
+    copy: Path,
+    out: Path,
+    spec: FileSpec,
+    source: Source,
+    *,
+    load_id: str,
+    file: str,
+    home: Home,
+    key: IdentityKey,
+) -> dict[str, Any]:
+    """Have a process of its own parse a file (see `assets.logs.reader`).
+
+    Args:
+        copy: the bytes to read, under a name of ours.
+        out: an empty folder for what comes of them.
+        spec: the section of the source that the file falls under.
+        source: the source.
+        load_id: goes into every row.
+        file: path that the publisher's file has in the drop folder.
+        home: whose shop's day and time zone apply.
+        key: what pseudonyms are made with.
+
+    Returns:
+        Its tally: Outcome's counts, days and `notes`.
+
+    Raises:
+        FileRefusedError: the file as a whole cannot be taken in, or the reader died of it.
+    """
+    latest = spec.window.latest or datetime.now(home.shop.zone).date() + timedelta(days=1)
+    job = {
+        "copy": str(copy),
+        "file": Path(file).name,
+        "path": file,
+        "source": source.name,
+        "spec": spec.model_dump(mode="json"),
+        "zone": source.timezone or home.shop.timezone,
+        "shop_zone": home.shop.timezone,
+        "namespace": source.namespace,
+        "key": key.hex,
+        "load_id": load_id,
+        "latest": latest.isoformat(),
+        "out": str(out),
+        "threads": max(1, (os.cpu_count() or 1) // AT_ONCE),
+    }
+    try:
+        child = subprocess.run(
+            [sys.executable, "-m", "assets.logs.reader"],
+            input=json.dumps(job).encode(),
+            capture_output=True,
+            cwd=Path(__file__).parents[2],
+            env=os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+            timeout=CHILD_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise FileRefusedError(
+            "reader_failed", f"reading took over {CHILD_SECONDS} s. Split the file."
+        ) from error
+    if child.returncode != 0 or not child.stdout:
+        code = child.returncode
+        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+        raise FileRefusedError(
+            "reader_failed", f"the reader {how}. Drop the file again in smaller parts to find what does it."
+        )
+    answer = dict(json.loads(child.stdout))
+    if "refused" in answer:
+        raise FileRefusedError(answer["refused"], answer["detail"], answer["field"])
+    return answer
+
+
+def _refused(error: FileRefusedError, copy: Path, blank: Outcome, load: Path) -> Outcome:
+    """The outcome of a file of which nothing was taken in: all of its lines are refused, by one reject on
+    line 0.
+    """
+    shutil.rmtree(load, ignore_errors=True)
+    load.mkdir()
+    row = (blank.load_id, blank.source, blank.file, 0, error.reason, error.field, None, error.detail)
+    with duckdb.connect() as db:
+        db.execute(f"CREATE TABLE rejects AS {canonical.empty(canonical.REJECTS)}")
+        db.execute(f"INSERT INTO rejects VALUES ({', '.join('?' * len(row))})", row)
+        db.execute(f"COPY rejects TO {canonical.literal(str(load / 'rejects.parquet'))} (FORMAT parquet)")
+    lines = _count_lines(copy, blank.file)
+    detail = f"{error.reason}: {error.detail}"
+    return replace(blank, lines=lines, lines_refused=lines, rows_refused=lines, detail=detail)
+
+
+def _is_to_be_tried_again(before: Outcome, contract: str) -> bool:
+    """A file that was refused gets another chance with another source file, and where it had not been
+    whole.
+    """
+    return before.status == REFUSED and (
+        before.contract != contract or before.detail.startswith("still_written")
+    )
+
+
+def _load_id(source: str, digest: str) -> str:
+    return hashlib.sha256(f"{source}\0{digest}".encode()).hexdigest()[:16]
+
+
+@contextmanager
+def _alone(home: Home, log: Callable[[str], None]) -> Iterator[None]:
+    with lease_one_of([home.leases / "ingest.lock"], on_wait=log):
+        # What a killed run has left behind is of no use to anybody.
+        shutil.rmtree(_incoming(home), ignore_errors=True)
+        yield
+
+
+def _incoming(home: Home) -> Path:
+    return home.loads.parent / "incoming"
+
+
+@contextmanager
+def _work_folder(home: Home, name: str) -> Iterator[Path]:
+    """A private folder on the raw zone's own disk, gone afterwards."""
+    work = _incoming(home) / name
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True, mode=0o700)
+    try:
+        yield work
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _put(folder: Path, target: Path) -> None:
+    """Put a finished folder in place by one rename; one that is there and may be replaced is moved away
+    first.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.exists():
+        old = folder.with_name(folder.name + ".old")
+        target.rename(old)
+        folder.rename(target)
+        shutil.rmtree(old)
+    else:
+        folder.rename(target)
+
+
+def _plain_files(drop: Path) -> Iterator[Path]:
+    for folder, folders, names in os.walk(drop):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            file = Path(folder) / name
+            if name.startswith(".") or name.lower().endswith(UNFINISHED):
+                continue
+            if stat.S_ISREG(file.lstat().st_mode):
+                yield file
+
+
+def _settled(files: Sequence[Path], log: Callable[[str], None]) -> Iterator[Path]:
+    """Files that nobody is writing to any more, in their order; waits for young ones, but only once."""
+    marks = {file: _mark(file) for file in files}
+    now = time.time()
+    young = {file for file, (_, changed) in marks.items() if now - changed / 1e9 < SETTLE_SECONDS}
+    if young:
+        time.sleep(SETTLE_SECONDS)
+    for file in files:
+        if file not in young or (file.exists() and _mark(file) == marks[file]):
+            yield file
+        else:
+            log(f"{file.name} is still being written; it waits for the next time")
+
+
+def _mark(file: Path) -> tuple[int, int]:
+    found = file.stat()
+    return found.st_size, found.st_mtime_ns
+
+
+def _sha256(file: Path) -> str:
+    with _open(file) as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _open(file: Path) -> Any:
+    """The file itself, never what a link put in its place would lead to."""
+    return os.fdopen(os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb")
+
+
+def _copy(file: Path, copy: Path) -> None:
+    with _open(file) as stream, copy.open("xb") as out:
+        shutil.copyfileobj(stream, out, _CHUNK)
+
+
+def _count_lines(copy: Path, file_name: str) -> int:
+    """Physical lines of a file that was refused; 0 where it has none that could be counted."""
+    if file_name.endswith(".parquet"):
+        return 0
+    lines, size, last = 0, 0, b"\n"
+    try:
+        with opened(copy, file_name) as stream:
+            while part := stream.read(_CHUNK):
+                lines += part.count(b"\n")
+                size, last = size + len(part), part[-1:]
+                if size > _MOST_COUNTED:
+                    return 0
+    except FileRefusedError:
+        return 0
+    return lines + (last != b"\n")
+
+
+def _outcome(folder: Path) -> Outcome | None:
+    found = _json(folder / "outcome.json")
+    return Outcome(**found) if found else None
+
+
+def _json(file: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    except (FileNotFoundError, ValueError):
+        return {}
+
+
+def _write_json(file: Path, content: dict[str, Any]) -> None:
+    file.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _sentence(outcome: Outcome) -> str:
+    if outcome.status in (REFUSED, DUPLICATE):
+        return f"{outcome.file}: {outcome.status}: {outcome.detail}"
+    return (
+        f"{outcome.file}: {outcome.rows_loaded:,} rows loaded, {outcome.rows_refused:,} refused, "
+        f"{len(outcome.days)} days, {outcome.seconds:.1f} s"
+    )

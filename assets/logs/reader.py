@@ -1,0 +1,501 @@
+"""The child process that parses one file: `python -m assets.logs.reader`.
+
+Foreign bytes can kill a parser, so nothing but this process ever looks into a file. It works on a private
+copy under a name of ours, within limits of memory, time and disk that the kernel holds, and writes to a
+folder that counts only once its parent has renamed it. The job comes as JSON on standard input (the identity
+key with it: it is in no argument and no file), the result goes as JSON to standard output.
+
+Nothing of the file's content goes anywhere else: a parser's own messages quote rows, and rows hold user ids.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import difflib
+import json
+import os
+import resource
+import signal
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import duckdb
+import numpy as np
+
+from assets.logs import canonical
+from assets.logs.canonical import Fault, Mapping
+from assets.logs.lines import LONGEST_LINE, FileRefusedError, Layout, Lines, opened
+from resources.identity import IdentityKey
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+MEMORY = 6 << 30
+"""Bytes of address space; DuckDB itself is held to `WORKING_MEMORY` and spills beyond it."""
+WORKING_MEMORY = "1500MB"
+LARGEST_OUTPUT = 64 << 30
+"""Bytes of one file that may be written."""
+SECONDS, SECONDS_PER_MIB = 120, 10
+"""Processor time that a file may take."""
+
+PARQUET_ROWS = 500_000
+"""Rows of a Parquet file that are parsed at once."""
+_OPEN_FILES = 4096
+
+
+@dataclass
+class Tally:
+    """What has become of the lines so far."""
+
+    lines: int = 0
+    header_lines: int = 0
+    blank_lines: int = 0
+    lines_loaded: int = 0
+    lines_refused: int = 0
+    rows_loaded: int = 0
+    rows_refused: int = 0
+    days: Counter[str] = field(default_factory=Counter)
+    notes: list[str] = field(default_factory=list)
+
+
+class Reader:
+    """Parses the file of one job into `events/day=…/*.parquet` or `products.parquet`, and
+    `rejects.parquet`.
+    """
+
+    def __init__(self, job: dict[str, Any]) -> None:
+        """
+        Args:
+            job: copy (path), file (its own name), spec (file section of the source), source, zone (of times
+                without offset), shop_zone, namespace, key (hexadecimal), load_id, latest (ISO day), out
+                (folder), threads.
+        """
+        self.job, self.spec, self.form = job, job["spec"], job["spec"]["format"]
+        self.out = Path(job["out"])
+        self.key = IdentityKey(bytes.fromhex(job["key"]))
+        self.tally = Tally()
+        self.parts = 0
+        self.db = _locked_down(self.out, job["zone"], job["threads"])
+        self.db.execute(f"CREATE TEMP TABLE rejects AS {canonical.empty(canonical.REJECTS)}")
+
+    def read(self) -> dict[str, Any]:
+        """Parse the whole file.
+
+        Returns:
+            The tally, as a mapping; its lines are header + blank + loaded + refused.
+
+        Raises:
+            FileRefusedError: the file as a whole cannot be taken in.
+        """
+        {"csv": self._read_csv, "jsonl": self._read_jsonl, "parquet": self._read_parquet}[self.form["type"]]()
+        self._write_rest()
+        found = self.tally
+        if found.lines != found.header_lines + found.blank_lines + found.lines_loaded + found.lines_refused:
+            raise AssertionError(f"lines do not add up: {found}")
+        return vars(found) | {"days": dict(sorted(found.days.items()))}
+
+    def _read_csv(self) -> None:
+        form = self.form
+        with opened(Path(self.job["copy"]), self.job["file"]) as stream:
+            lines = Lines(stream, form["encoding"], form["delimiter"])
+            names = form["columns"] or lines.header(form["quote"])
+            self.tally.header_lines = 0 if form["columns"] else 1
+            self.tally.blank_lines = lines.blank_before_header
+            self._check_columns(names)
+            layout = Layout(len(names), form["delimiter"], form["quote"], form["encoding"])
+            column = {name: f"c{n}" for n, name in enumerate(names)}
+            mapping = self._mapping(column, canonical.leftover(self._unmapped(column)))
+            for block in lines.blocks(layout):
+                self._count_lines(block.lines, block.blank, block.refused)
+                if len(block.numbers):
+                    self._load_text(block.data, block.numbers, list(column.values()), layout)
+                    self._take(mapping)
+            self.tally.lines = lines.read
+
+    def _read_jsonl(self) -> None:
+        root = self.form["explode"]
+        inside = f"{root}."
+        paths = _paths(self.spec)
+        outer = [path for path in paths if not root or not path.startswith(inside)]
+        inner = [path.removeprefix(inside) for path in paths if root and path.startswith(inside)]
+        column = {path: f"o[{n}]" for n, path in enumerate(outer, 1)}
+        column |= {f"{inside}{path}": f"i[{n}]" for n, path in enumerate(inner, 1)}
+        gone = [*paths, *self.spec["ignore"]]
+        rest = canonical.leftover_json(
+            "j", [path for path in gone if not root or not path.startswith(inside)] + ([root] if root else [])
+        )
+        if root:
+            element = canonical.leftover_json(
+                "e", [path.removeprefix(inside) for path in gone if path.startswith(inside)]
+            )
+            both = f"CAST(json_merge_patch({rest}, {element}) AS VARCHAR)"
+            rest = (
+                f"CASE WHEN {rest} IS NULL THEN {element} WHEN {element} IS NULL THEN {rest} ELSE {both} END"
+            )
+        broken = [Fault("j IS NULL", "bad_json", "line", "NULL", "the line is no JSON object")]
+        if root:
+            broken.append(
+                Fault("e IS NULL", "missing_value", root, "NULL", f"{root} is no array with elements")
+            )
+        mapping = self._mapping(column, rest, broken)
+        with opened(Path(self.job["copy"]), self.job["file"]) as stream:
+            lines = Lines(stream, "utf-8")
+            layout = Layout(0, "\x01", None)
+            for block in lines.blocks(layout):
+                self._count_lines(block.lines, block.blank, block.refused)
+                if len(block.numbers):
+                    self._load_text(block.data, block.numbers, ["c0"], layout)
+                    self._extract(outer, inner, root)
+                    self._take(mapping)
+            self.tally.lines = lines.read
+        if not self.tally.lines:
+            raise FileRefusedError(
+                "empty_file", "there is nothing in the file. Drop it again when it is written."
+            )
+
+    def _extract(self, outer: list[str], inner: list[str], root: str | None) -> None:
+        """Parse each line once: from `raw` (line, c0) to `raw` (line, j, o, and e, i of array elements)."""
+        objects = """
+            SELECT line, CASE WHEN json_type(d) = 'OBJECT' THEN d END AS j
+            FROM (SELECT line, try_cast(c0 AS JSON) AS d FROM raw)
+        """
+        if root:
+            path = canonical.literal(canonical.json_path(root))
+            objects = f"""
+                SELECT line, j, unnest(
+                    CASE WHEN json_array_length(j, {path}) > 0
+                    THEN json_extract(j, {path.removesuffix("'")}[*]') ELSE [CAST(NULL AS JSON)] END
+                ) AS e FROM ({objects})
+            """
+        self.db.execute(
+            f"CREATE OR REPLACE TEMP TABLE block AS SELECT *, {_extracted('j', outer)} AS o"
+            + (f", {_extracted('e', inner)} AS i" if root else "")
+            + f" FROM ({objects})"
+        )
+        self.db.execute("CREATE OR REPLACE TEMP VIEW raw AS SELECT * FROM block")
+
+    def _read_parquet(self) -> None:
+        import pyarrow.parquet as pq  # noqa: PLC0415 - it costs a fifth of a second that text files need not pay
+        from pyarrow import ArrowException  # noqa: PLC0415
+
+        try:
+            file = pq.ParquetFile(self.job["copy"])
+            schema = file.schema_arrow
+        except (ArrowException, OSError) as error:
+            raise FileRefusedError(
+                "bad_parquet", "its footer cannot be read: it is cut off, or no Parquet file. Write it again."
+            ) from error
+        self._check_columns(schema.names)
+        self._check_types(schema)
+        column = {name: f"c{n}" for n, name in enumerate(schema.names)}
+        texts = {name: f"CAST({sql} AS VARCHAR)" for name, sql in column.items()}
+        mapping = self._mapping(texts, canonical.leftover(self._unmapped(column)))
+        try:
+            for batch in file.iter_batches(batch_size=PARQUET_ROWS):
+                first = self.tally.lines + 1
+                self._count_lines(batch.num_rows, 0, [])
+                self.tally.lines += batch.num_rows
+                table = batch.rename_columns(list(column.values()))
+                self.db.register("batch", table)
+                self.db.execute(
+                    f"CREATE OR REPLACE TEMP VIEW raw AS SELECT {first - 1} + row_number() OVER () AS line, "
+                    "* FROM batch"
+                )
+                self._take(mapping)
+        except (ArrowException, OSError) as error:
+            raise FileRefusedError("bad_parquet", "a page of it cannot be read. Write it again.") from error
+
+    def _check_types(self, schema: pa.Schema) -> None:
+        from pyarrow import types  # noqa: PLC0415 - see _read_parquet
+
+        for name in _paths(self.spec):
+            if name in schema.names and types.is_nested(schema.field(name).type):
+                raise FileRefusedError(
+                    "wrong_type", f"column {name} holds {schema.field(name).type}, not single values.", name
+                )
+
+    def _check_columns(self, names: list[str]) -> None:
+        """Refuse a file whose rows would all be refused, and note columns that are absent."""
+        needed = {
+            column: name for name in _needed(self.spec) for column in self.spec["columns"].get(name, [])
+        }
+        if self.spec["kind"] == "events":
+            needed |= dict.fromkeys(self.spec["time"]["column"], "time")
+        for column, name in needed.items():
+            if column not in names:
+                # Not all names that are there: where the header is missing, they are somebody's data.
+                near = difflib.get_close_matches(column, names, n=1)
+                raise FileRefusedError(
+                    "missing_column",
+                    f"there is no column {column!r}, from which {name} is made"
+                    + (f"; is it {near[0]!r}? " if near else ". Is its first line a header? ")
+                    + f"Correct the columns of source {self.job['source']}, or the file.",
+                    column,
+                )
+        twice = [name for name, count in Counter(names).items() if count > 1]
+        if twice:
+            raise FileRefusedError("bad_header", f"column {twice[0]!r} is there twice.", twice[0])
+        absent = [column for column in _paths(self.spec) if column not in names]
+        if absent:
+            self.tally.notes.append(f"no column {', '.join(absent)}")
+
+    def _unmapped(self, column: dict[str, str]) -> dict[str, str]:
+        gone = {*_paths(self.spec), *self.spec["ignore"]}
+        rest = {name: sql for name, sql in column.items() if name not in gone}
+        if rest:
+            self.tally.notes.append(f"kept in extra: {', '.join(rest)[:300]}")
+        return rest
+
+    def _mapping(self, column: dict[str, str], extra: str, broken: Iterable[Fault] = ()) -> Mapping:
+        return Mapping(self.spec, column, extra, self.job["shop_zone"], self.job["latest"], tuple(broken))
+
+    def _count_lines(self, lines: int, blank: int, refused: list[tuple[int, str, str]]) -> None:
+        self.tally.blank_lines += blank
+        self.tally.lines_refused += len(refused)
+        self.tally.rows_refused += len(refused)
+        if refused:
+            found = [{"line": line, "reason": reason, "detail": detail} for line, reason, detail in refused]
+            shape = '[{"line": "BIGINT", "reason": "VARCHAR", "detail": "VARCHAR"}]'
+            self._reject(
+                "SELECT r.line, r.reason, NULL AS field, NULL AS value, r.detail FROM "
+                f"(SELECT unnest(from_json({_given(json.dumps(found))}, {_given(shape)})) AS r)"
+            )
+
+    def _reject(self, query: str) -> None:
+        load_id, source, file = (canonical.literal(self.job[name]) for name in ("load_id", "source", "path"))
+        self.db.execute(
+            f"INSERT INTO rejects SELECT {load_id}, {source}, {file}, line, reason, field, value, detail "
+            f"FROM ({query})"
+        )
+
+    def _load_text(self, data: bytes, numbers: np.ndarray, columns: list[str], layout: Layout) -> None:
+        """Create `raw` (line, c0, c1, …) from well-formed records.
+
+        They go by way of a file, for DuckDB reads one in parallel; it lies in the private folder and is gone
+        at once.
+        """
+        file = self.out / "block.csv"
+        file.write_bytes(data)
+        kinds = ", ".join(f"'{name}': 'VARCHAR'" for name in columns)
+        quote = _given(layout.quote or "")
+        options = (
+            f"columns = {{{kinds}}}, auto_detect = false, header = false, delim = {_given(layout.cut_at)}, "
+            f"quote = {quote}, escape = {quote}, new_line = '\\n', strict_mode = true, null_padding = false, "
+            f"max_line_size = {4 * LONGEST_LINE}, buffer_size = {16 * LONGEST_LINE}"
+        )
+        try:
+            self.db.execute(
+                f"CREATE OR REPLACE TEMP TABLE block AS SELECT * FROM read_csv({_given(str(file))}, "
+                f"{options})"
+            )
+        finally:
+            file.unlink()
+        found = self._one("SELECT count(*) FROM block")
+        if found != len(numbers):
+            raise AssertionError(f"DuckDB reads {found} records where there are {len(numbers)}")
+        self.db.execute(f"CREATE OR REPLACE TEMP VIEW raw AS {self._numbered(numbers)}")
+
+    def _numbered(self, numbers: np.ndarray) -> str:
+        """Query: the rows of `block`, in the order of the file, with their physical lines.
+
+        Lines run on but for the few left out, so it is enough to know by how much they are ahead from which
+        row on.
+        """
+        ahead = numbers - np.arange(len(numbers))
+        turns = np.flatnonzero(np.diff(ahead, prepend=-1))
+        if len(turns) == 1:
+            return f"SELECT rowid + {int(ahead[0])} AS line, * FROM block"
+        rows, by = (_given(",".join(map(str, values.tolist()))) for values in (turns, ahead[turns]))
+        self.db.execute(
+            f"CREATE OR REPLACE TEMP TABLE turns AS SELECT unnest(string_split({rows}, ','))::BIGINT AS row, "
+            f"unnest(string_split({by}, ','))::BIGINT AS ahead"
+        )
+        return (
+            "SELECT b.row + turns.ahead AS line, b.* EXCLUDE (row) "
+            "FROM (SELECT rowid AS row, * FROM block) AS b ASOF JOIN turns ON b.row >= turns.row"
+        )
+
+    def _take(self, mapping: Mapping) -> None:
+        """Make canonical rows of `raw`, write them, count them."""
+        self.db.execute(f"CREATE OR REPLACE TEMP TABLE parsed AS {mapping.parsed()}")
+        loaded, refused, lines_loaded, lines = self._all(
+            "SELECT count(*) FILTER (fault = 0), count(*) FILTER (fault > 0), "
+            "count(DISTINCT line) FILTER (fault = 0), count(DISTINCT line) FROM parsed"
+            if self.form.get("explode")
+            else "SELECT count(*) FILTER (fault = 0) AS good, count(*) FILTER (fault > 0), good, count(*) "
+            "FROM parsed"
+        )[0]
+        self.tally.rows_loaded += loaded
+        self.tally.rows_refused += refused
+        self.tally.lines_loaded += lines_loaded
+        self.tally.lines_refused += lines - lines_loaded
+        if refused:
+            self._reject(mapping.rejects())
+        if loaded:
+            self._write(mapping)
+
+    def _write(self, mapping: Mapping) -> None:
+        source, load_id = self.job["source"], self.job["load_id"]
+        self.parts += 1
+        if not mapping.is_events:
+            target = self.out / f"products-{self.parts}.parquet"
+            self._copy(mapping.products(source, load_id), target, "FORMAT parquet")
+            return
+        for name in mapping.identifiers():
+            self._make_keys(name)
+        self._copy(
+            mapping.events(source, load_id),
+            self.out / "events",
+            f"FORMAT parquet, PARTITION_BY (day), FILENAME_PATTERN 'part-{self.parts}-{{i}}', "
+            "OVERWRITE_OR_IGNORE",
+        )
+        for day, count in self._all(
+            "SELECT CAST(day AS VARCHAR), count(*) FROM parsed WHERE fault = 0 GROUP BY day"
+        ):
+            self.tally.days[day] += count
+
+    def _make_keys(self, name: str) -> None:
+        """Create `key_<name>` (id, key). Few ids stand in many rows, so each is hashed once and joined."""
+        self.db.execute(
+            f"CREATE OR REPLACE TEMP TABLE key_{name} AS "
+            f"SELECT DISTINCT t_{name} AS id FROM parsed WHERE fault = 0 AND t_{name} IS NOT NULL"
+        )
+        namespace = self.job["namespace"]
+        if name != "user_id":
+            namespace += f"/{name.removesuffix('_id')}"
+        ids = [raw for (raw,) in self._all(f"SELECT id FROM key_{name} ORDER BY rowid")]
+        keys = _given(",".join(self.key.pseudonyms(ids, namespace)))
+        self.db.execute(
+            f"CREATE OR REPLACE TEMP TABLE key_{name} AS SELECT ids.id, made.key "
+            f"FROM (SELECT id, row_number() OVER (ORDER BY rowid) AS n FROM key_{name}) AS ids "
+            "JOIN (SELECT generate_subscripts(keys, 1) AS n, unnest(keys) AS key "
+            f"FROM (SELECT string_split({keys}, ',') AS keys)) AS made USING (n)"
+        )
+
+    def _write_rest(self) -> None:
+        if self.spec["kind"] == "products":
+            parts = sorted(self.out.glob("products-*.parquet"))
+            target = self.out / "products.parquet"
+            if len(parts) == 1:
+                parts[0].rename(target)
+            else:
+                found = f"SELECT * FROM read_parquet({[str(part) for part in parts]})" if parts else None
+                self._copy(found or canonical.empty(canonical.PRODUCTS), target, "FORMAT parquet")
+                for part in parts:
+                    part.unlink()
+        self._copy("SELECT * FROM rejects ORDER BY line", self.out / "rejects.parquet", "FORMAT parquet")
+
+    def _copy(self, query: str, target: Path, options: str) -> None:
+        self.db.execute(f"COPY ({query}) TO {canonical.literal(str(target))} ({options})")
+
+    def _all(self, query: str) -> list[tuple[Any, ...]]:
+        return self.db.execute(query).fetchall()
+
+    def _one(self, query: str) -> int:
+        return int(self._all(query)[0][0])
+
+
+_given = canonical.literal
+"""Values go into SQL as literals: the first bound parameter makes DuckDB import pandas, half of a small
+file's time.
+"""
+
+
+def _paths(spec: dict[str, Any]) -> list[str]:
+    """Every column that something is made of."""
+    named = [column for name in ("time", "received") if spec[name] for column in spec[name]["column"]]
+    mapped = [column for columns in spec["columns"].values() for column in columns]
+    return list(dict.fromkeys([*named, *mapped, *spec["category_flags"]]))
+
+
+def _needed(spec: dict[str, Any]) -> list[str]:
+    return [*canonical.ESSENTIAL[spec["kind"]], *spec["required"]]
+
+
+def _extracted(document: str, paths: list[str]) -> str:
+    if not paths:
+        return "CAST([] AS VARCHAR[])"
+    listed = ", ".join(canonical.literal(canonical.json_path(path)) for path in paths)
+    return f"json_extract_string({document}, [{listed}])"
+
+
+def _locked_down(folder: Path, zone: str, threads: int) -> duckdb.DuckDBPyConnection:
+    """A connection that can reach nothing but `folder`, and cannot be talked into more."""
+    db = duckdb.connect()
+    spill = folder / "spill"
+    for setting in (
+        f"TimeZone = {canonical.literal(zone)}",
+        f"threads = {threads}",
+        f"memory_limit = '{WORKING_MEMORY}'",
+        f"temp_directory = {canonical.literal(str(spill))}",
+        "autoinstall_known_extensions = false",
+        "autoload_known_extensions = false",
+        "allow_community_extensions = false",
+        "allow_persistent_secrets = false",
+        f"allowed_directories = [{canonical.literal(str(folder))}]",
+        "enable_external_access = false",
+        "lock_configuration = true",
+    ):
+        db.execute(f"SET {setting}")
+    return db
+
+
+def _limit(copy: Path) -> None:
+    """Let the kernel hold this process to its means, and end it with its parent."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    seconds = SECONDS + SECONDS_PER_MIB * (copy.stat().st_size >> 20)
+    _lower(resource.RLIMIT_AS, MEMORY)
+    _lower(resource.RLIMIT_CPU, seconds)
+    _lower(resource.RLIMIT_FSIZE, LARGEST_OUTPUT)
+    _lower(resource.RLIMIT_CORE, 0)
+    # A file that reaches over years writes a file for each of its days.
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(_OPEN_FILES, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def _lower(what: int, limit: int) -> None:
+    hard = resource.getrlimit(what)[1]
+    limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
+    resource.setrlimit(what, (limit, hard))
+
+
+def _answers(job: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    try:
+        yield Reader(job).read()
+    except FileRefusedError as error:
+        yield {"refused": error.reason, "field": error.field, "detail": error.detail}
+    except MemoryError:
+        yield {
+            "refused": "too_large",
+            "field": None,
+            "detail": "it needs more memory than a file may take. Split it.",
+        }
+    except Exception as error:
+        # Not the message: it may quote the row that was the trouble.
+        where = error.__traceback__
+        while where and where.tb_next:
+            where = where.tb_next
+        line = where.tb_lineno if where else 0
+        detail = f"the reader failed with {type(error).__name__} (line {line}). Please report it."
+        if os.environ.get("NIGHTSHELF_DEBUG_READER"):
+            raise
+        yield {"refused": "reader_failed", "field": None, "detail": detail}
+
+
+def main() -> None:
+    """Do the job on standard input, answer on standard output."""
+    job = json.load(sys.stdin)
+    _limit(Path(job["copy"]))
+    for answer in _answers(job):
+        json.dump(answer, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

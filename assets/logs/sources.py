@@ -1,0 +1,362 @@
+"""Sources: what a publisher's files look like, one YAML file each.
+
+A source maps a publisher's columns, codes, time unit and zone onto the canonical event or product. Those that
+Nightshelf ships lie in `assets/logs/sources/`; a shop's own lie in `home/sources/` and win over a shipped one
+of the same name.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+from collections.abc import Iterator, Sequence
+from datetime import date
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from zoneinfo import available_timezones
+
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from assets.logs.canonical import ESSENTIAL
+from resources.home import BEHAVIORS, Home
+
+SHIPPED = Path(__file__).parent / "sources"
+
+EVENT_FIELDS = (
+    *("event_id", "user_id", "session_id", "item_id", "behavior", "title", "category", "brand"),
+    *("price", "currency", "quantity", "order_id", "rating"),
+)
+"""What a column can become in an event; the time has a section of its own."""
+
+PRODUCT_FIELDS = ("item_id", "title", "description", "category", "brand", "price", "currency", "in_stock")
+
+FIELDS = {"events": EVENT_FIELDS, "products": PRODUCT_FIELDS}
+
+UNITS = ("iso", "date", "s", "ms", "us", "ns")
+COMPRESSIONS = (".gz", ".zip")
+
+
+class SourceError(ValueError):
+    """A source file cannot be used; the message names file, line, field and the next step."""
+
+
+def _as_list(value: object) -> object:
+    return [value] if isinstance(value, str | int) else value
+
+
+OneOrMore = Annotated[list[str], BeforeValidator(_as_list), Field(min_length=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", coerce_numbers_to_str=True, frozen=True)
+
+
+class Csv(_Section):
+    """Delimited text, one record per line."""
+
+    type: Literal["csv"]
+    delimiter: Annotated[str, Field(min_length=1, max_length=4)] = ","
+    quote: Annotated[str, Field(min_length=1, max_length=1)] | None = '"'
+    """Null where the publisher never quotes: a quotation mark is then part of the text."""
+    encoding: Literal["utf-8", "latin-1", "cp1252"] = "utf-8"
+    columns: list[str] | None = None
+    """Names of the columns of a file without a header line."""
+    decimal: Literal[".", ","] = "."
+
+    @model_validator(mode="after")
+    def _plain_split(self) -> Csv:
+        if self.quote is not None and len(self.delimiter) > 1:
+            raise ValueError("delimiter: one of several characters goes with `quote: null` only")
+        return self
+
+
+class Jsonl(_Section):
+    """One JSON object per line. Columns are dotted paths, such as `user.id`."""
+
+    type: Literal["jsonl"]
+    explode: str | None = None
+    """Path of an array: each of its elements is a record, and paths that begin with it lie in the element."""
+    decimal: Literal[".", ","] = "."
+
+
+class Parquet(_Section):
+    type: Literal["parquet"]
+    decimal: Literal[".", ","] = "."
+
+
+class Time(_Section):
+    """When something happened, and how that is written."""
+
+    column: OneOrMore
+    """Several columns are read as one text, joined by a blank: a date and a time of day."""
+    unit: OneOrMore = ["iso"]
+    """iso, date, seconds or parts of one since 1970 (s, ms, us, ns), or strptime formats, tried in order."""
+
+    @field_validator("unit")
+    @classmethod
+    def _known_unit(cls, unit: list[str]) -> list[str]:
+        for one in unit:
+            if "%" not in one and one not in UNITS:
+                raise ValueError(
+                    f"{one!r} is neither one of {', '.join(UNITS)} nor a format such as '%d.%m.%Y %H:%M'"
+                )
+        if len(unit) > 1 and not all("%" in one for one in unit):
+            raise ValueError("only strptime formats can be listed side by side")
+        return unit
+
+
+class Window(_Section):
+    """Days, on the shop's clock, that events can be from; rows of other days are refused."""
+
+    earliest: date = date(1990, 1, 1)
+    latest: date | None = None
+    """Tomorrow where absent: clocks of other time zones are ahead, wrong ones are far ahead."""
+
+    @field_validator("latest")
+    @classmethod
+    def _after_earliest(cls, latest: date | None, info: Any) -> date | None:
+        if latest and latest < info.data.get("earliest", latest):
+            raise ValueError("lies before earliest")
+        return latest
+
+
+class FileSpec(_Section):
+    """One kind of file that a source consists of."""
+
+    match: OneOrMore
+    """Patterns of the file's name (`*`, `?`, `[…]`); `.gz` and `.zip` at its end are left out of account."""
+    kind: Literal["events", "products"] = "events"
+    format: Annotated[Csv | Jsonl | Parquet, Field(discriminator="type")]
+    time: Time | None = None
+    """When the event happened; of a product, the day from which it looked so."""
+    received: Time | None = None
+    """When the publisher's collector got the event."""
+    columns: dict[str, OneOrMore] = {}
+    """Canonical field ← the publisher's column, or columns that are joined by a blank."""
+    constants: dict[str, str] = {}
+    required: list[str] = []
+    """Fields without which a row is refused, besides the essential ones."""
+    behavior: dict[str, str] = {}
+    """The publisher's code → browse, click, cart or purchase. Other codes are kept as they are."""
+    window: Window = Window()
+    ignore: list[str] = []
+    """Columns that are not kept. All other columns that nothing is made of go to `extra`."""
+    category_separator: str | None = None
+    """What stands between the levels of a category."""
+    category_flags: list[str] = []
+    """Columns whose `1` puts the item into the category of their name."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> FileSpec:
+        fields = FIELDS[self.kind]
+        for section in ("columns", "constants", "required"):
+            for name in getattr(self, section):
+                if name not in fields:
+                    raise ValueError(f"{section}: {_unknown(name, fields)}")
+        for name in self.needed:
+            if name not in self.columns and name not in self.constants:
+                raise ValueError(f"columns: nothing is mapped to {name}, which every row needs")
+        if self.kind == "events" and self.time is None:
+            raise ValueError("time: events need one; name its column and unit")
+        for code, meaning in self.behavior.items():
+            if meaning not in BEHAVIORS:
+                raise ValueError(f"behavior: {code} → {_unknown(meaning, BEHAVIORS)}")
+        headerless = self.format.columns if isinstance(self.format, Csv) else None
+        for column in self.publisher_columns():
+            if headerless is not None and column not in headerless:
+                raise ValueError(f"format.columns: {_unknown(column, headerless)}")
+        return self
+
+    @property
+    def needed(self) -> list[str]:
+        """Fields without which a row is refused."""
+        return list(dict.fromkeys([*ESSENTIAL[self.kind], *self.required]))
+
+    def publisher_columns(self) -> list[str]:
+        """Every column that something is made of, in the order in which the file names them."""
+        named = [*(self.time.column if self.time else ()), *(self.received.column if self.received else ())]
+        mapped = [column for columns in self.columns.values() for column in columns]
+        return list(dict.fromkeys([*named, *mapped, *self.category_flags]))
+
+
+class Ignored(_Section):
+    """Files that come with a source and are not taken in."""
+
+    match: OneOrMore
+    reason: str
+
+
+class Source(_Section):
+    """A publisher's format: what its YAML file says."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$")]
+    description: str
+    namespace: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")] = "shop"
+    """Sources that share a namespace share their shoppers: the same id is the same person."""
+    timezone: str | None = None
+    """IANA zone of times that carry no offset; the shop's own where absent."""
+    files: Annotated[list[FileSpec], Field(min_length=1)]
+    ignored: list[Ignored] = []
+
+    _contract: str = PrivateAttr(default="")
+    _path: Path = PrivateAttr(default=Path())
+
+    @field_validator("timezone")
+    @classmethod
+    def _known_zone(cls, zone: str | None) -> str | None:
+        if zone is not None and zone not in available_timezones():
+            raise ValueError(f"{zone!r} is no IANA time zone; write one like Europe/Berlin")
+        return zone
+
+    @property
+    def contract(self) -> str:
+        """SHA-256 of the YAML file, hexadecimal: the version of this mapping."""
+        return self._contract
+
+    @property
+    def path(self) -> Path:
+        return self._path
+
+    def spec_for(self, file_name: str) -> FileSpec | Ignored | None:
+        """The first section whose patterns fit the name, files before ignored; None where none does."""
+        sections: Sequence[FileSpec | Ignored] = [*self.files, *self.ignored]
+        return next((section for section in sections if _fits(file_name, section.match)), None)
+
+
+def load_source(file: Path) -> Source:
+    """Read and check one source file.
+
+    Raises:
+        SourceError: the file cannot be read, is no YAML mapping, or a field in it is wrong.
+    """
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise SourceError(f"{file}: {error.strerror}. Name a YAML file that is there.") from error
+    try:
+        text = content.decode("utf-8")
+        tree = yaml.compose(text, Loader=yaml.SafeLoader)
+        values = yaml.safe_load(text)
+    except UnicodeDecodeError as error:
+        raise SourceError(f"{file}: not UTF-8 text. Save the file as UTF-8.") from error
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise SourceError(f"{file}:{line}: not valid YAML: {error.problem}. Correct that line.") from error
+    except yaml.YAMLError as error:
+        raise SourceError(f"{file}: not valid YAML: {error}.") from error
+    try:
+        source = Source.model_validate(values)
+    except ValidationError as error:
+        raise SourceError("\n".join(_complaints(file, tree, error))) from error
+    if source.name != file.stem:
+        raise SourceError(
+            f"{file}:{_line(tree, ('name',))}: name: {source.name!r} is not the file's own name. "
+            f"Write `name: {file.stem}`, or rename the file to {source.name}.yaml."
+        )
+    source._contract = hashlib.sha256(content).hexdigest()
+    source._path = file
+    return source
+
+
+def load_sources(home: Home) -> dict[str, Source]:
+    """All sources by name: shipped ones, and the shop's own in `home/sources/`.
+
+    Raises:
+        SourceError: one of them cannot be used; the message tells of every fault in all of them.
+    """
+    sources, faults = read_sources(home)
+    if faults:
+        raise SourceError("\n".join(faults.values()))
+    return sources
+
+
+def read_sources(home: Home) -> tuple[dict[str, Source], dict[str, str]]:
+    """The sources that can be used, and what is wrong with the others; both by name."""
+    sources: dict[str, Source] = {}
+    faults: dict[str, str] = {}
+    for folder in (SHIPPED, home.sources):
+        for file in sorted(folder.glob("*.yaml")):
+            try:
+                sources[file.stem] = load_source(file)
+            except SourceError as error:
+                sources.pop(file.stem, None)
+                faults[file.stem] = str(error)
+    return sources, faults
+
+
+def _fits(file_name: str, patterns: Sequence[str]) -> bool:
+    names = {file_name}
+    for ending in COMPRESSIONS:
+        names.add(file_name.removesuffix(ending))
+    return any(fnmatchcase(name, pattern) for name in names for pattern in patterns)
+
+
+def _unknown(name: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
+    return f"{name!r} is not known; {hint}"
+
+
+def _complaints(file: Path, tree: yaml.Node | None, error: ValidationError) -> Iterator[str]:
+    for fault in error.errors():
+        where = tuple(part for part in fault["loc"] if part not in ("csv", "jsonl", "parquet"))
+        field = ".".join(map(str, where)) or "the file"
+        message = fault["msg"].removeprefix("Value error, ")
+        if fault["type"] == "extra_forbidden":
+            message = f"no such field; {_siblings(where)}"
+        elif fault["type"] == "missing":
+            message = "has to be there"
+        elif fault["type"] == "model_type":
+            message = "has to be a mapping of fields"
+        yield (
+            f"{file}:{_line(tree, where)}: {field}: {message}. Correct it, then run: "
+            f"nightshelf sources check {file} SAMPLE"
+        )
+
+
+_MODELS: dict[str, type[BaseModel]] = {
+    "files": FileSpec,
+    "time": Time,
+    "received": Time,
+    "window": Window,
+    "ignored": Ignored,
+}
+
+
+def _siblings(where: tuple[int | str, ...]) -> str:
+    names = [part for part in where[:-1] if isinstance(part, str)]
+    if names and names[-1] == "format":
+        known = sorted({name for model in (Csv, Jsonl, Parquet) for name in model.model_fields})
+    else:
+        known = list((_MODELS.get(names[-1], Source) if names else Source).model_fields)
+    return _unknown(str(where[-1]), known).removeprefix(f"{str(where[-1])!r} is not known; ")
+
+
+def _line(tree: yaml.Node | None, where: tuple[int | str, ...]) -> int:
+    """Line of the deepest node on the way to a field, the first being 1."""
+    line = 1
+    node = tree
+    for part in where:
+        if isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+            node = node.value[part]
+            line = node.start_mark.line + 1
+            continue
+        if isinstance(node, yaml.MappingNode):
+            found = [(key, value) for key, value in node.value if key.value == str(part)]
+            if found:
+                line = found[0][0].start_mark.line + 1
+                node = found[0][1]
+                continue
+        break
+    return line

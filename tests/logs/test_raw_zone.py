@@ -1,0 +1,361 @@
+"""Taking files in: once, whole or not at all, and every line accounted for."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+import zipfile
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from assets.logs import raw_zone
+from resources.home import Home
+from resources.identity import IdentityKey
+
+Drop = Callable[..., Path]
+Rows = Callable[..., list[dict[str, Any]]]
+
+HEADER = "event_id,event_time,user_id,session_id,item_id,behavior,price,quantity\n"
+
+
+def events(
+    *, day: str = "2026-01-05", count: int = 3, user: str = "someone@example.org", start: int = 0
+) -> str:
+    """Nightshelf's own CSV with `count` good rows of one day."""
+    rows = (
+        f"{day}-{n},{day}T12:00:00+01:00,{user},visit-{n % 7}-of-{user},p{n},click,9.99,1\n"
+        for n in range(start, start + count)
+    )
+    return HEADER + "".join(rows)
+
+
+def tree(home: Home) -> dict[str, bytes]:
+    """Every file of the raw zone, but the cache, with its content."""
+    return {str(f.relative_to(home.loads)): f.read_bytes() for f in home.loads.rglob("*") if f.is_file()}
+
+
+def test_the_same_file_dropped_again_changes_nothing(home: Home, drop: Drop, rows: Rows) -> None:
+    file = drop("nightshelf_csv", "a.csv", events())
+    (first,) = raw_zone.take_in_all(home)
+    before = tree(home)
+    assert raw_zone.take_in_all(home) == []
+    os.utime(file)  # written again, with the same bytes
+    assert raw_zone.take_in(home, file) == first
+    (home.loads.parent / "seen.json").unlink()
+    assert raw_zone.take_in_all(home) == [first]
+    assert tree(home) == before
+    assert len(rows("events")) == 3
+
+
+def test_the_same_bytes_under_another_name_are_a_duplicate_and_load_nothing(
+    home: Home, drop: Drop, rows: Rows
+) -> None:
+    drop("nightshelf_csv", "a.csv", events())
+    drop("nightshelf_csv", "sub/b.csv", events())
+    first, second = raw_zone.take_in_all(home)
+    assert (first.status, second.status) == ("loaded", "duplicate")
+    drop("nightshelf_csv", "c.csv", events())
+    (third,) = raw_zone.take_in_all(home)
+    assert third.status == "duplicate"
+    assert "a.csv" in third.detail
+    assert third.rows_loaded == third.lines == 0
+    assert len(rows("events")) == 3
+    assert [outcome.file for outcome in raw_zone.outcomes(home)] == [
+        "nightshelf_csv/a.csv",
+        "nightshelf_csv/sub/b.csv",
+        "nightshelf_csv/c.csv",
+    ]
+    assert raw_zone.take_in_all(home) == []
+
+
+def test_any_split_and_order_of_files_loads_the_same_rows(
+    home: Home, drop: Drop, rows: Rows, tmp_path: Path
+) -> None:
+    lines = events(count=30).splitlines(keepends=True)[1:]
+    for name, part in (("z.csv", lines[:7]), ("y.csv", lines[7:8]), ("x.csv.gz", lines[8:])):
+        drop("nightshelf_csv", name, HEADER + "".join(part))
+    raw_zone.take_in_all(home)
+    apart = sorted(row["event_id"] for row in rows("events"))
+    shutil.rmtree(home.root)
+    drop("nightshelf_csv", "all.csv", HEADER + "".join(reversed(lines)))
+    raw_zone.take_in_all(home)
+    assert sorted(row["event_id"] for row in rows("events")) == apart
+
+
+def test_no_raw_id_is_in_any_file_of_the_home(home: Home, drop: Drop) -> None:
+    user, order = "jane.doe@example.org", "ORDER-4711-JANE"
+    bad = (
+        f"e1,2026-01-05T10:00:00Z,{user},{user}-visit,p1,click,not-a-price,1\n"
+        f"e2,not a time,{user},s,p1,click,1,1\n"
+        f"e3,2026-01-05T10:00:00Z,{user}\n"
+        f'e4,2026-01-05T10:00:00Z,"{user},s,p1,click,1,1\n'
+    )
+    drop("nightshelf_csv", "a.csv", events(user=user) + bad)
+    drop(
+        "nightshelf_jsonl",
+        "a.jsonl",
+        json.dumps(
+            {
+                "user_id": user,
+                "order_id": order,
+                "session_id": user,
+                "item_id": "p1",
+                "behavior": "purchase",
+                "event_time": "2026-01-05T10:00:00Z",
+            }
+        )
+        + f'\n{{"user_id": "{user}", "event_time"\n',
+    )
+    drop("nightshelf_csv", "headless.csv", f"e5,2026-01-05T10:00:00Z,{user},{user},p1,click,1,1\n")
+    drop("movielens_100k", "u.data", "jane.doe@example.org\t242\tx\t881250949\n")
+    taken = raw_zone.take_in_all(home)
+    assert sum(outcome.rows_loaded for outcome in taken) == 4
+    assert sum(outcome.rows_refused for outcome in taken) == 7
+    looked_at = 0
+    for file in home.root.rglob("*"):
+        if file.is_file() and home.drop not in file.parents:
+            looked_at += 1
+            content = file.read_bytes()
+            assert user.encode() not in content, file
+            assert order.encode() not in content, file
+    assert looked_at > 8
+    # The same person is recognised in both sources.
+    assert not list(home.loads.parent.glob("incoming/*"))
+
+
+def test_sources_of_one_namespace_share_their_shoppers(home: Home, drop: Drop, rows: Rows) -> None:
+    drop("nightshelf_csv", "a.csv", events(user="u1", count=1))
+    line = {"id": "1", "ts": 1767610800000, "user": {"id": "u1"}, "action": "tap", "product": {"sku": "p"}}
+    drop("shop_app_jsonl", "a.jsonl", json.dumps(line) + "\n")
+    raw_zone.take_in_all(home)
+    assert {row["user_key"] for row in rows("events")} == {IdentityKey.load(home).pseudonym("u1")}
+
+
+def test_names_are_never_patterns_or_sql(home: Home, drop: Drop, rows: Rows) -> None:
+    names = ["[a].csv", "a.csv", "it's; DROP.csv", "*.csv", "ä 鞋.csv"]
+    for n, name in enumerate(names):
+        drop("nightshelf_csv", name, events(count=n + 1, start=100 * n))
+    taken = {outcome.file: outcome for outcome in raw_zone.take_in_all(home)}
+    assert {file: outcome.rows_loaded for file, outcome in taken.items()} == {
+        f"nightshelf_csv/{name}": n + 1 for n, name in enumerate(names)
+    }
+    assert len(rows("events")) == sum(range(1, 6))
+
+
+def test_only_finished_plain_files_are_taken_in(home: Home, drop: Drop, tmp_path: Path) -> None:
+    drop("nightshelf_csv", "good.csv", events())
+    for name in (".hidden.csv", "a.csv.tmp", "a.csv.part", ".git/a.csv"):
+        drop("nightshelf_csv", name, events(count=5))
+    secret = tmp_path / "elsewhere.csv"
+    secret.write_text(events(count=9))
+    folder = home.drop / "nightshelf_csv"
+    (folder / "link.csv").symlink_to(secret)
+    (folder / "folder-link").symlink_to(tmp_path)
+    os.mkfifo(folder / "pipe.csv")
+    assert [outcome.file for outcome in raw_zone.take_in_all(home)] == ["nightshelf_csv/good.csv"]
+
+
+def test_a_file_that_is_still_being_written_waits(home: Home, drop: Drop) -> None:
+    file = drop("nightshelf_csv", "a.csv", events(count=10))
+    os.utime(file)
+    told: list[str] = []
+    with file.open("a") as out:
+        writer = threading.Timer(0.5, lambda: (out.write("2026-"), out.flush()))
+        writer.start()
+        assert raw_zone.take_in_all(home, told.append) == []
+        writer.join()
+    assert any("still being written" in line for line in told)
+    os.utime(file)
+    (outcome,) = raw_zone.take_in_all(home)  # young, but nobody writes to it any more
+    assert (outcome.rows_loaded, outcome.rows_refused) == (10, 1)
+
+
+def test_what_belongs_to_no_source_is_refused_with_the_next_step(home: Home, drop: Drop, rows: Rows) -> None:
+    drop("nobody", "a.csv", "x\n1\n")
+    drop("retailrocket", "odd.csv", "x\n1\n")
+    (home.drop / "loose.csv").write_text("x\n")
+    os.utime(home.drop / "loose.csv", (1, 1))
+    found = {outcome.file: outcome for outcome in raw_zone.take_in_all(home)}
+    assert all(outcome.status == "refused" and outcome.adds_up for outcome in found.values())
+    assert "sources/nobody.yaml" in found["nobody/a.csv"].detail
+    assert "events.csv" in found["retailrocket/odd.csv"].detail
+    assert "drop/<source>/" in found["loose.csv"].detail
+    assert found["nobody/a.csv"].lines == found["nobody/a.csv"].lines_refused == 2
+    assert {(row["file"], row["line"], row["reason"]) for row in rows("rejects")} == {
+        ("nobody/a.csv", 0, "unknown_source"),
+        ("retailrocket/odd.csv", 0, "unknown_file"),
+        ("loose.csv", 0, "unknown_source"),
+    }
+    assert raw_zone.take_in_all(home) == []
+
+
+def test_a_refused_file_is_tried_again_once_its_source_is_there(home: Home, drop: Drop, rows: Rows) -> None:
+    drop("mine", "a.csv", "wer,was,wann\nu1,p1,2026-01-05 10:00\n")
+    assert raw_zone.take_in_all(home)[0].status == "refused"
+    home.sources.mkdir()
+    source = home.sources / "mine.yaml"
+    source.write_text("name: mine\nfiles: nonsense\n")
+    (broken,) = raw_zone.take_in_all(home)
+    assert "unknown_source" not in broken.detail
+    assert "mine.yaml:2" in broken.detail
+    source.write_text(
+        "name: mine\ndescription: ours\nfiles:\n  - match: '*.csv'\n    format: {type: csv}\n"
+        "    time: {column: wann}\n    columns: {user_id: wer, item_id: was}\n    constants: "
+        "{behavior: click}\n"
+    )
+    (outcome,) = raw_zone.take_in_all(home)
+    assert (outcome.status, outcome.rows_loaded) == ("loaded", 1)
+    assert [row["item_id"] for row in rows("events")] == ["p1"]
+    assert rows("rejects") == []
+    assert len(raw_zone.outcomes(home)) == 1
+
+
+def test_a_broken_source_does_not_keep_others_out(home: Home, drop: Drop) -> None:
+    home.sources.mkdir()
+    (home.sources / "mine.yaml").write_text("name: [\n")
+    drop("nightshelf_csv", "a.csv", events())
+    drop("mine", "a.csv", "x\n")
+    assert [outcome.status for outcome in raw_zone.take_in_all(home)] == ["refused", "loaded"]
+
+
+def _bomb() -> bytes:
+    out = io.BytesIO()
+    with gzip.GzipFile(fileobj=out, mode="wb", compresslevel=9) as stream:
+        for _ in range(300):
+            stream.write(b"\n" * (1 << 20))
+    return out.getvalue()
+
+
+def _archive(*names: str) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        for name in names:
+            archive.writestr(name, events())
+    return out.getvalue()
+
+
+def test_poison_is_refused_as_a_whole_and_good_files_are_not(home: Home, drop: Drop) -> None:
+    poison = {
+        ("nightshelf_csv", "cut.csv.gz"): gzip.compress(os.urandom(9000))[:-2000],
+        ("nightshelf_csv", "no.csv.gz"): b"this is no gzip\n",
+        ("nightshelf_csv", "two.csv.zip"): _archive("a.csv", "b.csv"),
+        ("nightshelf_csv", "bomb.csv.gz"): _bomb(),
+        ("nightshelf_csv", "empty.csv"): b"",
+        ("nightshelf_csv", "noise.csv"): os.urandom(5000),
+        ("nightshelf_csv", "utf16.csv"): events().encode("utf-16"),
+        ("nightshelf_parquet", "no.parquet"): b"PAR1" + os.urandom(5000) + b"PAR1",
+        ("nightshelf_jsonl", "endless.jsonl"): b"{" + b" " * (40 << 20),
+    }
+    for (source, name), content in poison.items():
+        file = drop(source, "x" if name.endswith(".gz") else name, content)
+        file.rename(file.with_name(name))
+    drop("nightshelf_csv", "good.csv", events())
+    drop("nightshelf_csv", "good.csv.zip", _archive("a.csv"))
+    taken = {outcome.file.split("/")[1]: outcome for outcome in raw_zone.take_in_all(home)}
+    assert taken.pop("good.csv").status == "loaded"
+    assert taken.pop("good.csv.zip").status == "loaded"
+    assert {name: outcome.status for name, outcome in taken.items()} == {
+        name: "refused" for _, name in poison
+    }
+    assert all(outcome.adds_up and outcome.detail and not outcome.days for outcome in taken.values())
+    assert not [name for name, outcome in taken.items() if "reader_failed" in outcome.detail]
+    assert sum(raw_zone.rows_in_place(home).values()) == 6
+
+
+def _reader_of(content_hash: str, of: psutil.Process) -> psutil.Process:
+    """The reader that has this file open; it is waited for."""
+    until = time.monotonic() + 30
+    while time.monotonic() < until:
+        for child in of.children(recursive=True):
+            try:
+                if any(content_hash in file.path for file in child.open_files()):
+                    return child
+            except psutil.Error:
+                continue
+        time.sleep(0.01)
+    raise AssertionError("no reader came up")
+
+
+def test_a_reader_that_dies_refuses_its_own_file_only(home: Home, drop: Drop) -> None:
+    big = drop("nightshelf_csv", "big.csv", events(count=400_000))
+    drop("nightshelf_csv", "good.csv", events(count=4, day="2026-01-06"))
+    digest = hashlib.sha256(big.read_bytes()).hexdigest()
+    killer = threading.Thread(target=lambda: _reader_of(digest, psutil.Process()).kill())
+    killer.start()
+    dead, good = raw_zone.take_in_all(home)
+    killer.join()
+    assert (dead.status, dead.rows_loaded, dead.lines_refused) == ("refused", 0, 400_001)
+    assert "SIGKILL" in dead.detail
+    assert good.status == "loaded"
+    assert set(raw_zone.days_of_loads(home)) == {date(2026, 1, 6)}
+
+
+def test_kill_the_parent_and_the_reader_goes_too_and_nothing_half_is_left(home: Home, drop: Drop) -> None:
+    big = drop("nightshelf_csv", "big.csv", events(count=300_000))
+    digest = hashlib.sha256(big.read_bytes()).hexdigest()
+    program = (
+        "from assets.logs import raw_zone; from resources.home import Home; "
+        "raw_zone.take_in_all(Home.current())"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", program])
+    reader = _reader_of(digest, psutil.Process(parent.pid))
+    parent.kill()
+    parent.wait()
+    reader.wait(timeout=10)
+    assert raw_zone.outcomes(home) == []
+    (outcome,) = raw_zone.take_in_all(home)
+    assert outcome.rows_loaded == 300_000
+    assert not list(home.loads.parent.glob("incoming/*"))
+
+
+def test_two_at_once_take_each_file_in_once(home: Home, drop: Drop, rows: Rows) -> None:
+    for n in range(3):
+        drop("nightshelf_csv", f"{n}.csv", events(start=10 * n))
+    program = (
+        "from assets.logs import raw_zone; from resources.home import Home; "
+        "print(len(raw_zone.take_in_all(Home.current())))"
+    )
+    both = [subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) for _ in range(2)]
+    counts = sorted(int(process.communicate()[0]) for process in both)
+    assert counts == [0, 3]
+    assert len(rows("events")) == 9
+
+
+def test_late_rows_change_the_version_of_their_day_only(home: Home, drop: Drop) -> None:
+    days = [date(2026, 1, 5), date(2026, 1, 6), date(2026, 1, 7)]
+    drop("nightshelf_csv", "5.csv", events(day="2026-01-05"))
+    drop("nightshelf_csv", "6.csv", events(day="2026-01-06"))
+    raw_zone.take_in_all(home)
+    before = raw_zone.day_versions(home, days)
+    late = events(day="2026-01-06", count=1) + events(day="2026-01-05", count=2, start=50).removeprefix(
+        HEADER
+    )
+    drop("nightshelf_csv", "late.csv", late)
+    (outcome,) = raw_zone.take_in_all(home)
+    assert outcome.days == {"2026-01-05": 2, "2026-01-06": 1}
+    after = raw_zone.day_versions(home, days)
+    assert [before[day] != after[day] for day in days] == [True, True, False]
+    drop("nightshelf_csv", "again.csv", late)
+    raw_zone.take_in_all(home)
+    assert raw_zone.day_versions(home, days) == after
+    assert raw_zone.day_version(home, days[0]) == after[days[0]]
+
+
+def test_an_empty_raw_zone_can_be_read(home: Home, rows: Rows) -> None:
+    raw_zone.prepare(home)
+    raw_zone.prepare(home)
+    assert rows("events") == rows("products") == rows("rejects") == []
+    assert raw_zone.outcomes(home) == []
+    assert raw_zone.rows_in_place(home) == {}

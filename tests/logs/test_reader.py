@@ -1,0 +1,375 @@
+"""The reader against an independent one in plain Python, on random files; and the law that lines add up."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import duckdb
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from assets.logs.lines import FileRefusedError, Layout, Lines, raw_blocks, sort_out
+from assets.logs.reader import Reader
+from assets.logs.sources import FileSpec
+
+HEADER = "user,item,code,at,price"
+BERLIN = ZoneInfo("Europe/Berlin")
+
+CSV = FileSpec.model_validate(
+    {
+        "match": "*.csv",
+        "format": {"type": "csv"},
+        "time": {"column": "at", "unit": "iso"},
+        "columns": {"user_id": "user", "item_id": "item", "behavior": "code", "price": "price"},
+    }
+)
+JSONL = FileSpec.model_validate(CSV.model_dump() | {"format": {"type": "jsonl"}})
+
+
+def result_of(spec: FileSpec, content: bytes, name: str, folder: Path) -> tuple[dict[str, Any], Path]:
+    """The reader's tally, and the folder with what it wrote."""
+    out = folder / "out"
+    out.mkdir()
+    (folder / "copy").write_bytes(content)
+    job = {
+        "copy": str(folder / "copy"),
+        "file": name,
+        "path": name,
+        "source": "test",
+        "spec": spec.model_dump(mode="json"),
+        "zone": "Europe/Berlin",
+        "shop_zone": "Europe/Berlin",
+        "namespace": "shop",
+        "key": "00" * 32,
+        "load_id": "0" * 16,
+        "latest": "2030-01-01",
+        "out": str(out),
+        "threads": 2,
+    }
+    return Reader(job).read(), out
+
+
+@contextmanager
+def read(spec: FileSpec, content: bytes, name: str) -> Iterator[tuple[dict[str, Any], list[Any], list[Any]]]:
+    """Tally, (line, item, code, time, price, day) of every loaded row, and (line, reason) of every refused
+    one.
+    """
+    with tempfile.TemporaryDirectory() as folder, duckdb.connect() as db:
+        tally, out = result_of(spec, content, name, Path(folder))
+        loaded: list[Any] = []
+        if list(out.glob("events/*/*")):
+            loaded = db.execute(
+                "SELECT line, item_id, behavior, event_at, price, day "
+                f"FROM read_parquet('{out}/events/*/*', hive_partitioning = true) ORDER BY line"
+            ).fetchall()
+        refused = db.execute(
+            f"SELECT line, reason FROM read_parquet('{out}/rejects.parquet') ORDER BY line"
+        ).fetchall()
+        yield tally, loaded, refused
+
+
+# ---- An independent reader: one state machine per line, no library ----
+
+
+def fields_of(line: str) -> list[str] | None:
+    """RFC 4180 on one line; None where quotation marks do not fit together."""
+    fields, text, state = [], "", "start"
+    for sign in line:
+        if state == "quoted":
+            if sign == '"':
+                state = "quote in quoted"
+            else:
+                text += sign
+        elif sign == "," and state != "quoted":
+            fields.append(text)
+            text, state = "", "start"
+        elif state == "quote in quoted":
+            if sign != '"':
+                return None
+            text, state = text + '"', "quoted"
+        elif sign == '"' and state == "start":
+            state = "quoted"
+        else:
+            text, state = text + sign, "plain"
+    return None if state == "quoted" else [*fields, text]
+
+
+def instant_of(text: str) -> datetime | None:
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return (found if found.tzinfo else found.replace(tzinfo=BERLIN)).astimezone(UTC).replace(tzinfo=None)
+
+
+def price_of(text: str) -> float | None:
+    try:
+        return float(text) if math.isfinite(float(text)) else None
+    except ValueError:
+        return None
+
+
+def expected_of(lines: list[str]) -> tuple[list[Any], list[int], int]:
+    """(loaded rows, refused lines, blank lines) of the lines after the header, the first of which is line
+    2.
+    """
+    loaded: list[Any] = []
+    refused, blank = [], 0
+    for number, line in enumerate(lines, start=2):
+        if not line.strip(" \t"):
+            blank += 1
+            continue
+        fields = None if any(sign < " " and sign != "\t" for sign in line) else fields_of(line)
+        if fields is None or len(fields) != 5:
+            refused.append(number)
+            continue
+        user, item, code, at, price = (field.strip(" ") for field in fields)
+        when = instant_of(at)
+        if not user or not item or not code or when is None or (price and price_of(price) is None):
+            refused.append(number)
+            continue
+        day = when.replace(tzinfo=UTC).astimezone(BERLIN).date()
+        loaded.append((number, item, code, when, price_of(price) if price else None, day))
+    return loaded, refused, blank
+
+
+TEXTS = st.sampled_from(
+    ["p1", "a b", " padded ", "", "  ", 'say ""so""', "鞋子", "it's", "x\ty", "=1+1", "\\", "NULL"]
+)
+QUOTED = st.builds('"{}"'.format, st.sampled_from(["p,1", 'a ""quote""', "", " ", "é", "a'b", "x;y"]))
+STRAY = st.sampled_from(['"', 'a"b', '"a"b', '"open', 'end"', "\r", "a\rb", "\x00", "\x1f", '""x'])
+TIMES = st.sampled_from(
+    [
+        "2026-01-05T10:00:00+01:00",
+        "2026-03-29 03:30:00",
+        "2026-10-25T23:59:59.999999Z",
+        "2026-01-05",
+        "2026-01-05T23:30:00-05:00",
+        "yesterday",
+        "",
+        "2026-02-30T00:00:00Z",
+    ]
+)
+PRICES = st.sampled_from(["9.99", "", "1e3", "-5", "nan", "inf", "9,99", "n/a", " 7 ", "0"])
+ITEM = TEXTS | QUOTED | STRAY
+RECORD = st.tuples(TEXTS | QUOTED, ITEM, TEXTS | QUOTED, TIMES, PRICES).map(",".join)
+GOOD = st.tuples(st.just("u1"), st.just("p1"), st.just("view"), TIMES, st.just("1.5")).map(",".join)
+JUNK = st.text(alphabet='ab",; \t\r1', max_size=12) | st.sampled_from(["", " ", "\t", '"', ",,,,", ",,,,,"])
+LINES = st.lists(GOOD | RECORD | JUNK, max_size=25)
+
+
+@settings(max_examples=120, deadline=None)
+@given(LINES, st.sampled_from(["\n", "\r\n"]), st.booleans(), st.booleans())
+def test_it_agrees_with_an_independent_reader_and_lines_add_up(
+    lines: list[str], line_end: str, ends: bool, with_mark: bool
+) -> None:
+    # A line that itself ends with a carriage return would be another line end.
+    lines = [line.rstrip("\r") for line in lines]
+    text = line_end.join([HEADER, *lines]) + (line_end if ends else "")
+    if not ends and lines and not lines[-1]:
+        lines = lines[:-1]  # what follows the last line end is no line
+    loaded, refused, blank = expected_of(lines)
+    content = (b"\xef\xbb\xbf" if with_mark else b"") + text.encode()
+    with read(CSV, content, "a.csv") as (tally, found, rejects):
+        assert found == loaded
+        assert [line for line, _ in rejects] == refused
+        assert tally["lines"] == len(lines) + 1 == len(loaded) + len(refused) + blank + 1
+        assert (tally["header_lines"], tally["blank_lines"]) == (1, blank)
+        assert (tally["lines_loaded"], tally["lines_refused"]) == (len(loaded), len(refused))
+        assert sum(tally["days"].values()) == len(loaded)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(
+        st.fixed_dictionaries(
+            {},
+            optional={
+                "user": st.sampled_from(["u1", 5, None, ""]),
+                "item": st.text(max_size=5),
+                "code": st.sampled_from(["view", "buy", None]),
+                "at": TIMES,
+                "price": st.sampled_from([1, 2.5, "3", "x", None, [], {}]),
+                "more": st.sampled_from([1, {"a": [1]}, "text"]),
+            },
+        ).map(lambda found: json.dumps(found, ensure_ascii=False))
+        | st.sampled_from(["", "  ", "{", "[]", "3", '"text"', "{}}", "null", '{"user": "u1",}']),
+        max_size=15,
+    )
+)
+def test_json_lines_add_up_and_good_ones_are_kept(lines: list[str]) -> None:
+    loaded, blank = [], 0
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            blank += 1
+            continue
+        try:
+            found = json.loads(line)
+        except ValueError:
+            continue
+        if not isinstance(found, dict):
+            continue
+        item = str(found.get("item") or "").strip(" ")
+        price = found.get("price")
+        bad_price = price is not None and (
+            not isinstance(price, int | float | str) or price_of(str(price)) is None
+        )
+        usable = found.get("user") not in (None, "") and item and found.get("code") and not bad_price
+        if usable and instant_of(found.get("at") or "") is not None:
+            loaded.append((number, item))
+    if not lines or lines == [""]:
+        return  # an empty file, refused as a whole: see test_raw_zone
+    with read(JSONL, "\n".join([*lines, ""]).encode(), "a.jsonl") as (tally, rows, rejects):
+        assert [row[:2] for row in rows] == loaded
+        assert tally["lines"] == len(lines)
+        assert tally["blank_lines"] == blank
+        assert tally["lines_refused"] == len(rejects) == len(lines) - blank - len(loaded)
+
+
+@given(st.binary(max_size=200).map(lambda noise: noise.replace(b"\r", b"")), st.integers(1, 40))
+def test_blocks_are_the_file_cut_at_line_ends(content: bytes, size: int) -> None:
+    blocks = list(raw_blocks(io.BytesIO(content), size))
+    whole = content if not content or content.endswith(b"\n") else content + b"\n"
+    assert b"".join(blocks) == whole
+    assert all(block.endswith(b"\n") for block in blocks)
+
+
+@given(st.lists(GOOD | RECORD | JUNK, min_size=1, max_size=30), st.integers(20, 400))
+def test_the_size_of_blocks_makes_no_difference(lines: list[str], size: int) -> None:
+    content = "\n".join([HEADER, *lines, ""]).encode()
+
+    def records(size: int) -> tuple[list[int], bytes, list[Any], int]:
+        reader = Lines(io.BytesIO(content), "utf-8", size=size)
+        reader.header('"')
+        blocks = list(reader.blocks(Layout(5)))
+        return (
+            [int(number) for block in blocks for number in block.numbers],
+            b"".join(block.data for block in blocks),
+            [refused for block in blocks for refused in block.refused],
+            reader.read,
+        )
+
+    assert records(size) == records(1 << 20)
+
+
+def test_one_quotation_mark_refuses_its_own_line_only() -> None:
+    good = "u1,p1,view,2026-01-05T10:00:00Z,1\n"
+    content = HEADER + "\n" + good * 1500 + 'u1,"p1,view,2026-01-05T10:00:00Z,1\n' + good * 1500
+    with read(CSV, content.encode(), "a.csv") as (tally, found, rejects):
+        assert rejects == [(1502, "unbalanced_quote")]
+        assert [row[0] for row in found] == [*range(2, 1502), *range(1503, 3003)]
+        assert tally["rows_loaded"] == 3000
+
+
+def test_line_numbers_hold_when_the_file_is_read_in_parallel() -> None:
+    lines = [
+        f"u{n % 50},p{n + 2},view,2026-01-05T10:00:00Z,1" if n % 997 else "broken" for n in range(200_000)
+    ]
+    with read(CSV, "\n".join([HEADER, *lines, ""]).encode(), "a.csv") as (tally, found, _):
+        assert tally["lines_refused"] == len(range(0, 200_000, 997))
+        assert all(item == f"p{line}" for line, item, *_ in found)
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (b"u1,p\xff,view,2026-01-05,1", "bad_encoding"),
+        (b"u1,p\x00,view,2026-01-05,1", "control_character"),
+        (b"u1," + b"p" * (1 << 20) + b",view,2026-01-05,1", "line_too_long"),
+        (b"u1,p1,view", "column_count"),
+        (b'u1,"p1"x,view,2026-01-05,1', "unbalanced_quote"),
+    ],
+)
+def test_a_line_that_cannot_be_read_leaves_its_neighbours_alone(line: bytes, reason: str) -> None:
+    good = b"u1,p1,view,2026-01-05,1"
+    content = b"\n".join([HEADER.encode(), good, line, good])
+    with read(CSV, content, "a.csv") as (_, found, rejects):
+        assert rejects == [(3, reason)]
+        assert [row[0] for row in found] == [2, 4]
+
+
+@pytest.mark.parametrize("depth", [1_000, 100_000])
+def test_deeply_nested_json_is_refused_by_its_line(depth: int) -> None:
+    good = '{"user":"u1","item":"p1","code":"view","at":"2026-01-05"}'
+    deep = good[:-1] + ',"x":' + '{"a":' * depth + "1" + "}" * depth + "}"
+    with read(JSONL, "\n".join([good, deep, good]).encode(), "a.jsonl") as (tally, found, rejects):
+        assert [row[0] for row in found] == [1, 3]
+        assert rejects == [(2, "bad_json")]
+        assert tally["lines"] == 3
+
+
+def test_other_encodings_and_decimal_commas() -> None:
+    spec = FileSpec.model_validate(
+        {
+            "match": "*.txt",
+            "format": {
+                "type": "csv",
+                "delimiter": ";",
+                "encoding": "cp1252",
+                "decimal": ",",
+                "columns": ["d", "t", "user", "item", "price"],
+            },
+            "time": {"column": ["d", "t"], "unit": ["%d.%m.%Y %H:%M"]},
+            "columns": {"user_id": "user", "item_id": "item", "price": "price"},
+            "constants": {"behavior": "buy"},
+            "behavior": {"buy": "purchase"},
+        }
+    )
+    content = "05.07.2026;09:30;u1;Tür €;1.234,50\n".encode("cp1252") + b"05.07.2026;09:30;u1;T\x81r;1\n"
+    with read(spec, content, "a.txt") as (_, found, rejects):
+        assert [row[:5] for row in found] == [(1, "Tür €", "purchase", datetime(2026, 7, 5, 7, 30), 1234.5)]
+        assert rejects == [(2, "bad_encoding")]
+
+
+def test_names_of_columns_are_never_taken_for_sql() -> None:
+    evil = "x'); DROP TABLE rejects; --"
+    content = f'{HEADER},"{evil}"\nu1,p1,view,2026-01-05,1,kept\n'
+    with read(CSV, content.encode(), "a.csv") as (tally, found, _):
+        assert len(found) == 1
+        assert evil in tally["notes"][0]
+
+
+def test_equal_rows_share_an_event_id_and_different_ones_do_not(tmp_path: Path) -> None:
+    rows = ["u1,p1,view,2026-01-05,1"] * 2 + ["u2,p1,view,2026-01-05,1", "u1,p1,view,2026-01-05,2"]
+    _, out = result_of(CSV, "\n".join([HEADER, *rows]).encode(), "a.csv", tmp_path)
+    with duckdb.connect() as db:
+        query = f"SELECT event_id FROM read_parquet('{out}/events/*/*') ORDER BY line"
+        ids = [event_id for (event_id,) in db.execute(query).fetchall()]
+    assert ids[0] == ids[1]
+    assert len(set(ids)) == 3
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "empty_file"),
+        (b"\n\n", "empty_file"),
+        (b"user,item\nu1,p1\n", "missing_column"),
+        (b"user,item,code,at,at\nu1,p1,v,2026-01-05,\n", "bad_header"),
+        ("\ufeffuser,item".encode("utf-16"), "bad_encoding"),
+        (b'user,"item\n', "bad_header"),
+    ],
+)
+def test_a_file_without_a_usable_header_is_refused(content: bytes, reason: str) -> None:
+    with pytest.raises(FileRefusedError) as caught, read(CSV, content, "a.csv"):
+        pass
+    assert caught.value.reason == reason
+
+
+def test_what_is_sorted_out_counts_every_line() -> None:
+    block = sort_out(b'a,b\n\n"a",b\na\n  \n', 10, Layout(2))
+    assert block.lines == 5
+    assert block.blank == 2
+    assert block.numbers.tolist() == [10, 12]
+    assert block.data == b"a,b\na,b\n"
+    assert [(line, reason) for line, reason, _ in block.refused] == [(13, "column_count")]
