@@ -1,0 +1,182 @@
+"""The dbt project as assets: cleaned, labelled and standardised tables, a window of nights in one dbt run."""
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import date
+from functools import cached_property
+from importlib.metadata import version as version_of
+from typing import Any
+
+import dagster as dg
+from dagster_dbt import (
+    DagsterDbtTranslator,
+    DagsterDbtTranslatorSettings,
+    DbtCliInvocation,
+    DbtCliResource,
+    DbtProject,
+    dbt_assets,
+)
+from dagster_dbt.core.dbt_event_iterator import DbtEventIterator
+from packaging.version import Version
+
+from assets.gates import require_passed
+from assets.logs.raw_zone import prepare
+from assets.partitions import days_of, nights
+from assets.warehouse.project import DBT, EXECUTABLE, build_args, environment, manifest, rows_by_day
+from resources.home import Home
+from resources.warehouse import Warehouse
+
+PROJECT = DbtProject(DBT)
+
+
+class Translator(DagsterDbtTranslator):
+    """How a dbt node shows in the asset graph: key `schema/name`, one group, its layer as a tag."""
+
+    def get_asset_spec(
+        self, manifest: Mapping[str, Any], unique_id: str, project: DbtProject | None
+    ) -> dg.AssetSpec:
+        spec = super().get_asset_spec(manifest, unique_id, project)
+        layer = spec.key.path[0] if len(spec.key.path) > 1 else "raw"
+        return spec.replace_attributes(owners=["team:data"]).merge_attributes(tags={"layer": layer})
+
+    def get_group_name(self, dbt_resource_props: Mapping[str, Any]) -> str:
+        return "warehouse"
+
+
+class Dbt(DbtCliResource):
+    """dbt of this Python. Its version is looked up; asking it takes seconds and tries the network."""
+
+    @cached_property
+    def _cli_version(self) -> Version:
+        return Version(version_of("dbt-core"))
+
+
+RESOURCES = {"dbt": Dbt(project_dir=str(DBT), dbt_executable=str(EXECUTABLE))}
+
+
+@dbt_assets(
+    manifest=manifest(),
+    project=PROJECT,
+    name="dbt_build",
+    partitions_def=nights,
+    backfill_policy=dg.BackfillPolicy.single_run(),
+    pool="warehouse",
+    retry_policy=dg.RetryPolicy(max_retries=1, delay=20),
+    dagster_dbt_translator=Translator(
+        settings=DagsterDbtTranslatorSettings(
+            # raw.rejects and raw.ingest_outcomes come from one asset.
+            enable_duplicate_source_asset_keys=True,
+            enable_code_references=True,
+        )
+    ),
+)
+def dbt_build(context: dg.AssetExecutionContext, dbt: DbtCliResource) -> Iterator[Any]:
+    """Rebuild the asked nights, however many, in one dbt run, and check them.
+
+    Raises:
+        dagster.Failure: a check on the rows failed; not retried, the rows would be the same.
+    """
+    require_passed(context)
+    home, days = Home.current(), days_of(context)
+    prepare(home)
+    with Warehouse(home, log=context.log.info).lease():
+        invocation = _start(dbt, build_args(home, days[0], days[-1]), home, context)
+        events, error = _drained(invocation)
+        _report_rows(context, events, days, home)
+        try:
+            for event in DbtEventIterator(iter(events), invocation).fetch_column_metadata():
+                yield _described(event, invocation)
+        finally:
+            _let_go(invocation)
+    if error:
+        raise _verdict(events, error)
+    shutil.rmtree(invocation.target_path, ignore_errors=True)  # of a failed run, what dbt wrote is kept
+
+
+def _start(
+    dbt: DbtCliResource, args: Sequence[str], home: Home, context: dg.AssetExecutionContext
+) -> DbtCliInvocation:
+    os.environ.update(environment(home))  # the resource hands its own environment down
+    target = home.root / "dagster" / "dbt" / context.run.run_id
+    return dbt.cli(args, context=context, target_path=target)
+
+
+def _drained(invocation: DbtCliInvocation) -> tuple[list[Any], Exception | None]:
+    """All events of the run, and the error that ended it. dbt shares its file with nobody while it runs."""
+    events = []
+    try:
+        for event in invocation.stream():
+            events.append(event)
+    except Exception as error:
+        return events, error
+    return events, None
+
+
+def _report_rows(
+    context: dg.AssetExecutionContext, events: Sequence[Any], days: Sequence[date], home: Home
+) -> None:
+    """Tell each night's partition its own rows: dagster-dbt would count the whole table."""
+    keys_of = context.assets_def.keys_by_output_name
+    built = {tuple(keys_of[e.output_name].path) for e in events if isinstance(e, dg.Output)}
+    if not built:
+        return
+    for name, rows in rows_by_day(home, days[0], days[-1]).items():
+        for day in days if name in built else ():
+            context.add_asset_metadata(
+                {"dagster/partition_row_count": rows.get(day, 0)}, list(name), partition_key=day.isoformat()
+            )
+
+
+def _described(event: Any, invocation: DbtCliInvocation) -> Any:
+    """The event, its column schema with the project's descriptions, which dagster-dbt leaves out."""
+    if not isinstance(event, dg.Output):
+        return event
+    schema = event.metadata.get("dagster/column_schema")
+    if not isinstance(schema, dg.TableSchemaMetadataValue):
+        return event
+    node = str(event.metadata["unique_id"].value)
+    documented = invocation.manifest["nodes"][node]["columns"]
+    columns = [
+        dg.TableColumn(
+            name=column.name,
+            type=column.type.replace("character varying(256)", "VARCHAR"),
+            description=documented.get(column.name, {}).get("description"),
+            constraints=column.constraints,
+        )
+        for column in schema.value.columns
+    ]
+    return event.with_metadata({**event.metadata, "dagster/column_schema": dg.TableSchema(columns=columns)})
+
+
+def _let_go(invocation: DbtCliInvocation) -> None:
+    """Close what dagster-dbt opened in this process to read column types, before the lease goes."""
+    if invocation.adapter is None:
+        return
+    # dagster-dbt has loaded it by now; before, it costs seconds.
+    from dbt.adapters.duckdb.connections import DuckDBConnectionManager  # noqa: PLC0415
+
+    with DuckDBConnectionManager._LOCK:
+        if DuckDBConnectionManager._ENV is not None:
+            DuckDBConnectionManager._ENV.close()
+            DuckDBConnectionManager._ENV = None
+
+
+def _verdict(events: Sequence[Any], error: Exception) -> Exception:
+    """A failed check is final; anything else may go better next time."""
+    failed = [
+        f"{event.check_name} of {event.asset_key.to_user_string()}"
+        for event in events
+        if isinstance(event, dg.AssetCheckResult)
+        and not event.passed
+        and event.severity is dg.AssetCheckSeverity.ERROR
+        and event.asset_key
+    ]
+    if not failed:
+        return error
+    return dg.Failure(
+        description=f"Checks failed: {', '.join(failed)}. Tables that depend on them were not rebuilt. "
+        "See the checks' tabs, correct the source or the SQL, and materialise the days again.",
+        metadata={"dbt": dg.MetadataValue.text(str(error)[-4000:])},
+        allow_retries=False,
+    )

@@ -1,0 +1,182 @@
+"""The dbt project beside the assets: its manifest, always that of the SQL as it is, and its documentation.
+
+Imports no Dagster.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import date
+from pathlib import Path
+
+from resources.home import Home
+from resources.leases import lease_one_of
+from resources.warehouse import Warehouse
+
+DBT = Path(__file__).parents[2] / "dbt"
+EXECUTABLE = Path(sys.executable).parent / "dbt"
+"""The dbt of this Python, whatever PATH says."""
+
+_SOURCES = ("models", "macros", "seeds", "tests", "dbt_project.yml", "profiles.yml")
+
+
+class DbtError(RuntimeError):
+    """dbt failed; the message is what it said."""
+
+
+def manifest(project: Path = DBT) -> Path:
+    """The manifest of the project as it is, parsed again (about four seconds) where the sources have changed.
+
+    Processes that ask at once wait for the first of them, and each gets a whole manifest: it is put in place
+    by one rename.
+
+    Raises:
+        DbtError: the project cannot be parsed; the message names file and reason.
+    """
+    file, stamp = project / "target" / "manifest.json", project / "target" / "manifest.sources"
+    wanted = _fingerprint(project)
+    if _is_current(file, stamp, wanted):
+        return file
+    with lease_one_of([project / "target" / "manifest.lock"]):
+        if not _is_current(file, stamp, wanted):
+            _parse(project, file)
+            stamp.write_text(wanted, encoding="utf-8")
+    return file
+
+
+def _is_current(file: Path, stamp: Path, wanted: str) -> bool:
+    return file.exists() and stamp.exists() and stamp.read_text(encoding="utf-8") == wanted
+
+
+def _fingerprint(project: Path) -> str:
+    """Hash over names and contents: times of change lie after a checkout."""
+    digest = hashlib.sha256(str(project.resolve()).encode())
+    for file in _files(project):
+        digest.update(f"\0{file.relative_to(project).as_posix()}\0".encode())
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def _files(project: Path) -> Iterator[Path]:
+    for name in _SOURCES:
+        path = project / name
+        yield from sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+
+
+def _parse(project: Path, manifest_file: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=manifest_file.parent, prefix="parse-") as aside:
+        run_dbt(["parse", "--quiet"], Home.current(), target=Path(aside), project=project)
+        for made in ("partial_parse.msgpack", "manifest.json"):
+            (Path(aside) / made).replace(manifest_file.parent / made)
+
+
+def variables(home: Home, first: date, last: date) -> dict[str, str]:
+    """The dbt vars that rebuild the days from `first` to `last`, both included."""
+    return {"min_day": first.isoformat(), "max_day": last.isoformat(), "timezone": home.shop.timezone}
+
+
+def build_args(home: Home, first: date, last: date) -> list[str]:
+    """Arguments of the dbt run that rebuilds a window of days.
+
+    Unit tests run on made-up rows and say nothing about a night's data: `make test` runs them.
+    """
+    return [
+        "build",
+        "--vars",
+        json.dumps(variables(home, first, last)),
+        "--exclude-resource-type",
+        "unit_test",
+    ]
+
+
+def run_dbt(args: Sequence[str], home: Home, *, target: Path, project: Path = DBT) -> str:
+    """Run dbt to its end.
+
+    Args:
+        args: of the command line, after `dbt`.
+        home: the data it works on.
+        target: folder for what dbt writes about the run.
+        project: the dbt project.
+
+    Returns:
+        What it printed.
+
+    Raises:
+        DbtError: it failed.
+    """
+    done = subprocess.run(
+        [str(EXECUTABLE), *args],
+        cwd=project,
+        env=os.environ | environment(home) | {"DBT_TARGET_PATH": str(target), "DBT_LOG_PATH": str(target)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise DbtError(f"dbt {' '.join(args)} failed:\n{done.stdout.strip()}\n{done.stderr.strip()}".strip())
+    return done.stdout
+
+
+def environment(home: Home) -> Mapping[str, str]:
+    """What dbt must know of its surroundings. The home is absolute: dbt works in its own folder."""
+    return {
+        "NIGHTSHELF_HOME": str(home.root.resolve()),
+        "DBT_PROFILES_DIR": str(DBT),
+        "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
+        "DBT_USE_COLORS": "false",
+    }
+
+
+def rows_by_day(home: Home, first: date, last: date) -> dict[tuple[str, str], dict[date, int]]:
+    """Rows of every table with a day, by (schema, table) and day; days without rows are absent.
+
+    Of views only the marts' are counted. The caller holds the lease.
+    """
+    import duckdb  # noqa: PLC0415 - the code location imports this module, and does not need it
+
+    with duckdb.connect(str(home.warehouse), read_only=True) as connection:
+        tables = connection.execute(
+            """
+            select table_schema, table_name
+            from information_schema.columns
+            inner join information_schema.tables using (table_schema, table_name)
+            where column_name = 'day' and (table_type = 'BASE TABLE' or table_schema = 'marts')
+            """
+        ).fetchall()
+        return {
+            (schema, table): dict(
+                connection.execute(
+                    f'select day, count(*) from "{schema}"."{table}" where day between ? and ? group by day',
+                    [first, last],
+                ).fetchall()
+            )
+            for schema, table in tables
+        }
+
+
+def write_docs(home: Home, project: Path = DBT) -> Path:
+    """The documentation of every table and column, with the lineage graph, as one HTML file without a server.
+
+    Returns:
+        `docs/index.html` of the home. Columns and types are those of its warehouse, which must exist.
+
+    Raises:
+        DbtError: dbt failed.
+    """
+    docs = home.root / "docs" / "index.html"
+    docs.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=docs.parent, prefix=".docs-") as aside:
+        with Warehouse(home).lease():
+            run_dbt(["docs", "generate", "--static"], home, target=Path(aside), project=project)
+        (Path(aside) / "static_index.html").replace(docs)
+    return docs
+
+
+if __name__ == "__main__":
+    print(write_docs(Home.current()))

@@ -1,0 +1,14 @@
+{{ config(materialized='incremental', incremental_strategy='day_window', on_schema_change='fail') }}
+
+select
+    day,
+    user_key,
+    count(*) as events,
+    count_if(behavior = 'browse') as browses,
+    count_if(behavior = 'click') as clicks,
+    count_if(behavior = 'cart') as carts,
+    count_if(behavior = 'purchase') as purchases,
+    {{ revenue() }} as revenue
+from {{ ref('int_events__sessionised') }}
+where {{ in_window('day') }}
+group by all
