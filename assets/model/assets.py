@@ -69,7 +69,7 @@ def fine_tuned_model(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
     Trains in a child process on a leased device, or on the CPU where there is no GPU, and seals the result
     as a bundle. How is the recipe's business (`recipe` in shop.yaml).
     """
-    from assets.model.bundle import make_bundle  # noqa: PLC0415
+    from assets.model.bundle import WorkerError, make_bundle  # noqa: PLC0415
     from assets.model.recipe import RecipeError  # noqa: PLC0415
     from assets.model.report import loss_chart, report_chart, report_table  # noqa: PLC0415
 
@@ -79,6 +79,8 @@ def fine_tuned_model(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         bundle = make_bundle(Home.current(), day, context.log.info)
     except RecipeError as error:
         raise dg.Failure(str(error), allow_retries=False) from error
+    except WorkerError as error:
+        raise dg.Failure(str(error), allow_retries=error.retry) from error
     test = bundle.metrics["test"]
     return dg.MaterializeResult(
         data_version=dg.DataVersion(bundle.version),

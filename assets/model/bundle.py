@@ -17,7 +17,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from assets.model.recipe import recipe_file
+from assets.model.recipe import load_recipe, recipe_file
 from assets.model.report import report_table
 from assets.model.snapshot import Snapshot, snapshot_of
 from assets.model.vectors import item_vectors
@@ -26,6 +26,8 @@ from resources.home import Home
 from resources.model_store import ModelStore
 
 Log = Callable[[str], None]
+REFUSED = 2
+"""Exit status of a worker that was given something wrong."""
 PATIENCE = 10.0
 """Seconds that an interrupted worker has to end by itself before it is killed."""
 COMPLAINT = 2000
@@ -34,6 +36,11 @@ COMPLAINT = 2000
 
 class WorkerError(RuntimeError):
     """The training worker failed; the message ends with what it said."""
+
+    def __init__(self, status: int, said: str) -> None:
+        super().__init__(f"the training worker ended with status {status}: {said or 'it said nothing'}")
+        self.retry = status != REFUSED
+        """Whether another try may help: not where the worker refused its input in words."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +70,7 @@ def make_bundle(home: Home, day: date, log: Log = lambda message: None) -> Bundl
     """
     snapshot = snapshot_of(home, day)
     recipe = recipe_file(home.shop.recipe, home.root)
+    load_recipe(str(recipe))  # refused before anybody waits for a device
     store = ModelStore(home)
     folder = store.stage()
     try:
@@ -116,8 +124,7 @@ def run_worker(
             status = process.wait()
         if status or not done:
             errors.seek(0)
-            said = errors.read().strip()[-COMPLAINT:]
-            raise WorkerError(f"the training worker ended with status {status}: {said or 'it said nothing'}")
+            raise WorkerError(status, errors.read().strip()[-COMPLAINT:])
     return done
 
 

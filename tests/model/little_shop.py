@@ -73,7 +73,9 @@ def little_warehouse(
     with duckdb.connect(str(warehouse.file)) as c:
         c.execute(SCHEMA)
         c.executemany("INSERT INTO marts.dim_item_versions VALUES (?, ?, ?, ?, ?, ?, ?, ?)", versions)
-        c.execute("CREATE TEMP TABLE e (event_id VARCHAR, day DATE, u INTEGER, n INTEGER, behavior VARCHAR, k INTEGER)")
+        c.execute(
+            "CREATE TEMP TABLE e (event_id VARCHAR, day DATE, u INTEGER, n INTEGER, behavior VARCHAR, k INTEGER)"
+        )
         values = ", ".join(f"('{i}', DATE '{d}', {u}, {n}, '{b}', {k})" for i, d, u, n, b, k in events)
         c.execute(f"INSERT INTO e VALUES {values}")
         c.execute("""

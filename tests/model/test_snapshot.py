@@ -33,7 +33,9 @@ def warehouse(tmp_path: Path) -> LittleWarehouse:
 
 
 @pytest.mark.parametrize("what", LATER)
-def test_nothing_later_than_the_cut_off_gets_in(warehouse: LittleWarehouse, tmp_path: Path, what: str) -> None:
+def test_nothing_later_than_the_cut_off_gets_in(
+    warehouse: LittleWarehouse, tmp_path: Path, what: str
+) -> None:
     before = write_snapshot(warehouse, D, 7, tmp_path / "a")
     warehouse.run(LATER[what])
     assert write_snapshot(warehouse, D, 7, tmp_path / "a").id == before.id
@@ -96,12 +98,16 @@ def test_the_same_content_is_the_same_folder(warehouse: LittleWarehouse, tmp_pat
     assert again.path == first.path
     assert sorted(p.name for p in home.snapshots.iterdir()) == sorted([first.id, "by_day"])
     assert snapshot_of(home, D).id == first.id
-    warehouse.run("UPDATE marts.fct_events SET price = 1 WHERE event_id = (SELECT max(event_id) FROM marts.fct_events)")
+    warehouse.run(
+        "UPDATE marts.fct_events SET price = 1 WHERE event_id = (SELECT max(event_id) FROM marts.fct_events)"
+    )
     assert write_snapshot(warehouse, D, 7, home.snapshots).id != first.id
     assert snapshot_of(home, D).id != first.id
 
 
-def test_writing_at_the_same_time_gives_one_sound_snapshot(warehouse: LittleWarehouse, tmp_path: Path) -> None:
+def test_writing_at_the_same_time_gives_one_sound_snapshot(
+    warehouse: LittleWarehouse, tmp_path: Path
+) -> None:
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda _: write_snapshot(warehouse, D, 7, tmp_path / "s").id, range(8)))
     assert len(set(found)) == 1

@@ -54,7 +54,11 @@ def test_examples_are_split_by_day_and_a_cart_is_a_click(snapshot: Snapshot) -> 
     rows = snapshot.table("behaviors").to_pylist()
     text = {row["item_id"]: row["text"] for row in snapshot.table("items").to_pylist()}
     label = {"browse": 0, "click": 1, "cart": 1, "purchase": 2}
-    of_day = {"train": lambda d: d <= D - timedelta(2), "dev": lambda d: d == D - timedelta(1), "test": lambda d: d == D}
+    of_day = {
+        "train": lambda d: d <= D - timedelta(2),
+        "dev": lambda d: d == D - timedelta(1),
+        "test": lambda d: d == D,
+    }
     assert {row["behavior"] for row in rows} == set(label)
     for name, belongs in of_day.items():
         split = data.splits[name]
@@ -101,7 +105,9 @@ def test_batches_hold_every_row_once_and_little_padding(lengths: list[int], size
         padded = sum(length[rows].max() * len(rows) for rows in batches)
         assert padded <= length.max() * len(length)
     # Sorted batches are the best there are.
-    assert padded <= sum(length[n : n + size].max() * len(length[n : n + size]) for n in range(0, len(length), size))
+    assert padded <= sum(
+        length[n : n + size].max() * len(length[n : n + size]) for n in range(0, len(length), size)
+    )
 
 
 def test_an_epoch_mixes_its_batches() -> None:
@@ -179,7 +185,9 @@ def test_steps_and_examples_can_be_bounded(encoder: Path, snapshot: Snapshot) ->
 
 def test_a_shop_without_words_keeps_the_encoder_as_it_was(encoder: Path, tmp_path: Path) -> None:
     warehouse = little_warehouse(tmp_path)
-    warehouse.run("UPDATE marts.dim_item_versions SET title = NULL, brand = '', category = ' ', description = NULL")
+    warehouse.run(
+        "UPDATE marts.dim_item_versions SET title = NULL, brand = '', category = ' ', description = NULL"
+    )
     told: list[dict[str, Any]] = []
     trained = fit(encoder, write_snapshot(warehouse, D, 12, tmp_path / "s"), QUICK, told.append)
     assert trained.metrics["steps"] == 0
@@ -222,7 +230,9 @@ def test_the_report_is_that_of_scikit_learn(pairs: list[tuple[int, int]]) -> Non
     each = precision_recall_fscore_support(truth, guess, labels=[0, 1, 2], zero_division=0)
     rows = {label: [metric[n] for metric in each] for n, label in enumerate(LABELS)}
     for average in ("micro", "macro", "weighted"):
-        found = precision_recall_fscore_support(truth, guess, labels=[0, 1, 2], average=average, zero_division=0)
+        found = precision_recall_fscore_support(
+            truth, guess, labels=[0, 1, 2], average=average, zero_division=0
+        )
         rows[average] = [*found[:3], len(pairs)]
     assert list(report) == list(rows)
     for name, row in rows.items():
@@ -239,7 +249,10 @@ def test_pictures_show_the_curve_and_every_row_of_the_report() -> None:
     report = classification_report(np.asarray([0, 1, 2, 2]), np.asarray([0, 1, 1, 2]), LABELS)
     axis = report_chart(report).axes[0]
     assert [t.get_text().split("\n")[0] for t in axis.get_xticklabels()] == list(report)
-    curve = {"train": [{"step": n, "loss": 1 / n, "rate": 0.1} for n in range(1, 60)], "dev": [{"step": 59, "loss": 0.5}]}
+    curve = {
+        "train": [{"step": n, "loss": 1 / n, "rate": 0.1} for n in range(1, 60)],
+        "dev": [{"step": 59, "loss": 0.5}],
+    }
     assert [len(line.get_xdata()) for line in loss_chart(curve).axes[0].lines] == [59, 58, 1]
     loss_chart({"train": [], "dev": []})
 
@@ -262,7 +275,10 @@ def test_every_recipe_that_is_shipped_can_be_used(file: Path) -> None:
     ("text", "message"),
     [
         ("epoch: 3", r"r\.yaml: epoch: no such field. The fields are task, encoder"),
-        ("epochs: many", r"r\.yaml: epochs: must be a whole number of at least 1 and at most 1000, not 'many'"),
+        (
+            "epochs: many",
+            r"r\.yaml: epochs: must be a whole number of at least 1 and at most 1000, not 'many'",
+        ),
         ("epochs: 1.5", "epochs: must be a whole number"),
         ("epochs: true", "epochs: must be a whole number"),
         ("epochs: null", "epochs: must be a whole number"),

@@ -93,7 +93,9 @@ def test_missing_and_added_files_are_refused(store: ModelStore) -> None:
         store.candidate(date(2026, 2, 1))
 
 
-@pytest.mark.parametrize("name", ["model.pkl", "pytorch_model.bin", "model.pt", "head.joblib", "vectors.npy", "run.py"])
+@pytest.mark.parametrize(
+    "name", ["model.pkl", "pytorch_model.bin", "model.pt", "head.joblib", "vectors.npy", "run.py"]
+)
 def test_what_could_run_code_is_refused(store: ModelStore, name: str) -> None:
     folder = store.stage()
     (folder / name).write_bytes(b"x")

@@ -8,7 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from resources.text_encoder import PUBLISHED_SHA256, EncoderError, check_weights, load_encoder, resolve_encoder
+from resources.text_encoder import (
+    PUBLISHED_SHA256,
+    EncoderError,
+    check_weights,
+    load_encoder,
+    resolve_encoder,
+)
 
 
 def test_the_default_is_found_without_importing_anything_heavy() -> None:

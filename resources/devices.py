@@ -1,0 +1,127 @@
+"""Devices to train on, one training at a time on each.
+
+What guards a device is not the step but the training process: the lease is a file lock that it inherits, so
+it lasts exactly as long as the process, however step and run were ended. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from resources.leases import lease_one_of
+
+if TYPE_CHECKING:
+    from resources.home import Home
+
+CPU = "cpu"
+VARIABLE = "NIGHTSHELF_DEVICES"
+LEASED = "NIGHTSHELF_DEVICE"
+"""Environment variable that tells a child which device it holds; without it, encoding stays on the CPU."""
+
+
+class DeviceError(RuntimeError):
+    """The devices named in the environment make no sense; the message says how to write them."""
+
+
+@dataclass(frozen=True)
+class Device:
+    """A leased device."""
+
+    name: str
+    """`0` and so on, a GPU's UUID, `fake:0` and so on, or `cpu`."""
+    env: dict[str, str]
+    """Whole environment for the process that trains: it sees this device and no other."""
+    fd: int
+    """Carries the lease: start the process with `pass_fds=[fd]`."""
+
+
+def devices() -> list[str]:
+    """The GPUs of this machine, by the names that CUDA_VISIBLE_DEVICES takes; empty where there is none.
+
+    `NIGHTSHELF_DEVICES` decides where it is set: `0,1` (indices or UUIDs), `fake:2` (two pretended devices
+    that train on the CPU, to try out the executor), `none`. Else what CUDA_VISIBLE_DEVICES allows, as a
+    cluster sets it; else what nvidia-smi lists.
+
+    Raises:
+        DeviceError: the variable holds anything else.
+    """
+    wanted = os.environ.get(VARIABLE, "").strip()
+    if wanted in ("none", CPU):
+        return []
+    if fake := re.fullmatch(r"fake:(\d+)", wanted):
+        return [f"fake:{n}" for n in range(int(fake[1]))]
+    if wanted:
+        return _names(VARIABLE, wanted)
+    allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if allowed is not None:
+        return _names("CUDA_VISIBLE_DEVICES", allowed) if allowed.strip() not in ("", "-1") else []
+    return _nvidia_smi()
+
+
+@contextmanager
+def lease_device(
+    home: Home, log: Callable[[str], None] = lambda message: None, timeout: float | None = None
+) -> Iterator[Device]:
+    """Wait for a device and hold it. Without a GPU, the CPU is the one device there is, and the log says so.
+
+    Args:
+        home: whose `leases` folder holds the lock files; processes that share it share the devices.
+        log: told what is waited for and what was got.
+        timeout: seconds to wait; for ever where absent.
+
+    Raises:
+        LeaseTimeoutError: no device came free in time.
+        DeviceError: `NIGHTSHELF_DEVICES` is malformed.
+    """
+    names = devices() or [CPU]
+    files = [home.leases / f"device-{name.replace(':', '-')}.lock" for name in names]
+    with lease_one_of(files, timeout=timeout, on_wait=lambda m: log(f"{m} to train"), poll=0.2) as (n, fd):
+        name = names[n]
+        if name == CPU:
+            log("No GPU on this machine: training on the CPU.")
+        else:
+            log(f"Training on device {name} (of {', '.join(names)}).")
+        yield Device(name, _environment(name), fd)
+
+
+def _environment(name: str) -> dict[str, str]:
+    real = name != CPU and not name.startswith("fake:")
+    return {
+        **os.environ,
+        # CUDA's own order is fastest first; nvidia-smi, and so our names, go by the bus.
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+        "CUDA_VISIBLE_DEVICES": name if real else "",
+        LEASED: name,
+    }
+
+
+def _names(variable: str, value: str) -> list[str]:
+    names = [name.strip() for name in value.split(",")]
+    wrong = [n for n in names if not re.fullmatch(r"\d+|(GPU|MIG)-[0-9A-Za-z/-]+", n)]
+    if wrong or len(set(names)) != len(names):
+        what = f"{wrong[0]!r} is no device" if wrong else "a device is named twice"
+        raise DeviceError(
+            f"{variable}={value!r}: {what}. Write indices or UUIDs as in `0,1`, `fake:2` for two pretended "
+            "devices, or `none`"
+        )
+    return names
+
+
+def _nvidia_smi() -> list[str]:
+    try:
+        answer = subprocess.run(
+            ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return [line.strip() for line in answer.stdout.splitlines() if line.strip().isdigit()]

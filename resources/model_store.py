@@ -1,0 +1,252 @@
+"""The model store: sealed bundles, and which of them serves after which night.
+
+A bundle is a folder of inert files with a manifest of their SHA-256. Its version is the training day and the
+manifest's own hash, so a bundle whose manifest was rewritten does not pass either.
+
+```
+models/<version>/          a bundle: manifest.json and what it names
+models/by_day/<D>.json     the candidate trained for night D: {"version": …}
+models/champions/<D>.json  what serves after night D, and why
+models/.staging/           folders in the making
+```
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import shutil
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from resources.home import Home
+
+MANIFEST = "manifest.json"
+INERT = frozenset({".safetensors", ".json", ".jinja", ".md", ".model", ".parquet", ".txt", ".yaml"})
+"""Kinds of files a bundle may hold: none of them runs code when it is opened."""
+STALE = 2 * 24 * 3600
+"""Seconds after which a folder in the making counts as left behind by a killed training."""
+
+
+class TamperedBundleError(RuntimeError):
+    """A bundle's files are not those that were sealed; the message names the first that differs."""
+
+
+class BundleError(ValueError):
+    """A folder cannot become a bundle, or a bundle holds what none may hold; the message says which file."""
+
+
+@dataclass(frozen=True)
+class Champion:
+    """What serves after a night, and why."""
+
+    day: date
+    version: str
+    """The bundle that serves."""
+    candidate: str
+    """The bundle that was trained for this night."""
+    promoted: bool
+    """Whether the candidate is what serves."""
+    reasons: tuple[str, ...]
+
+
+class ModelStore:
+    """The bundles below a home. Safe for several processes: every change is one rename."""
+
+    def __init__(self, home: Home) -> None:
+        self.folder = home.models
+
+    def stage(self) -> Path:
+        """A fresh empty folder to build a bundle in; on the same file system, so that sealing is a rename."""
+        staging = self.folder / ".staging"
+        if staging.exists():
+            for left in staging.iterdir():
+                if time.time() - left.stat().st_mtime > STALE:
+                    shutil.rmtree(left, ignore_errors=True)
+        folder = staging / uuid.uuid4().hex
+        folder.mkdir(parents=True)
+        return folder
+
+    def seal(self, folder: Path, day: date) -> str:
+        """Write the manifest of a staged folder and put it in place as the candidate of `day`.
+
+        The same content sealed again gives the same version and changes nothing.
+
+        Returns:
+            the version, `<day>-<first 8 hex of the manifest's SHA-256>`.
+
+        Raises:
+            BundleError: the folder is empty or holds a file of a kind that could run code (pickle and such).
+        """
+        files = _files(folder)
+        if not files:
+            raise BundleError(f"{folder} is empty: there is nothing to seal")
+        for file in files:
+            _refuse_live(folder, file)
+        content = {
+            "format": 1,
+            "day": day.isoformat(),
+            "files": {
+                file.relative_to(folder).as_posix(): {"sha256": _sha256(file), "bytes": file.stat().st_size}
+                for file in files
+            },
+        }
+        _write_json(folder / MANIFEST, content)
+        version = f"{day.isoformat()}-{_sha256(folder / MANIFEST)[:8]}"
+        self._put(folder, self.folder / version)
+        _write_json(self.folder / "by_day" / f"{day.isoformat()}.json", {"version": version})
+        return version
+
+    def path(self, version: str) -> Path:
+        """The folder of a bundle, every file of which was compared with the manifest just now.
+
+        Raises:
+            FileNotFoundError: there is no such bundle.
+            TamperedBundleError: a file was changed, removed or added; the message names it.
+            BundleError: it holds a file of a kind that could run code.
+        """
+        folder = self.folder / version
+        if not (folder / MANIFEST).is_file():
+            there = ", ".join(self.versions()) or "none"
+            raise FileNotFoundError(f"there is no model {version!r} in {self.folder}; it holds {there}")
+        _verify(folder)
+        return folder
+
+    def versions(self) -> list[str]:
+        """All bundles, oldest day first."""
+        if not self.folder.exists():
+            return []
+        return sorted(f.parent.name for f in self.folder.glob(f"[0-9]*/{MANIFEST}"))
+
+    def candidate(self, day: date) -> str:
+        """The version trained for the night of `day`.
+
+        Raises:
+            FileNotFoundError: none was.
+        """
+        file = self.folder / "by_day" / f"{day.isoformat()}.json"
+        if not file.exists():
+            raise FileNotFoundError(
+                f"no model was trained for {day}: materialize fine_tuned_model for {day} first"
+            )
+        return str(json.loads(file.read_text(encoding="utf-8"))["version"])
+
+    def champion(self, day: date | None = None) -> Champion | None:
+        """What serves after the newest night up to and including `day` (of all nights where absent)."""
+        for file in reversed(self._records()):
+            if day is None or date.fromisoformat(file.stem) <= day:
+                record = json.loads(file.read_text(encoding="utf-8"))
+                if record["version"]:
+                    return Champion(
+                        day=date.fromisoformat(record["day"]),
+                        version=record["version"],
+                        candidate=record["candidate"],
+                        promoted=record["promoted"],
+                        reasons=tuple(record["reasons"]),
+                    )
+        return None
+
+    def champion_before(self, day: date) -> Champion | None:
+        """What served until the night of `day`: the incumbent its candidate has to beat."""
+        return self.champion(date.fromordinal(day.toordinal() - 1))
+
+    def promote(self, day: date, version: str, promoted: bool, reasons: Sequence[str]) -> Champion | None:
+        """Record the verdict of a night; a verdict on the same day is replaced, other days stay as they are.
+
+        Args:
+            version: the candidate.
+            promoted: whether it serves from now on; otherwise the incumbent stays.
+            reasons: why, in words.
+
+        Returns:
+            what serves now; None where the candidate was refused and there is no incumbent.
+
+        Raises:
+            FileNotFoundError, TamperedBundleError: the candidate is not there or not intact.
+        """
+        self.path(version)
+        incumbent = self.champion_before(day)
+        serving = version if promoted else incumbent.version if incumbent else ""
+        record = Champion(day, serving, version, promoted, tuple(reasons))
+        content = {**asdict(record), "day": day.isoformat(), "version": serving or None}
+        _write_json(self.folder / "champions" / f"{day.isoformat()}.json", content)
+        return record if serving else None
+
+    def _records(self) -> list[Path]:
+        return sorted((self.folder / "champions").glob("[0-9]*.json"))
+
+    def _put(self, folder: Path, target: Path) -> None:
+        try:
+            folder.rename(target)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            # The same bundle again. A copy that has been damaged since makes way for the sound one.
+            try:
+                _verify(target)
+                shutil.rmtree(folder)
+            except TamperedBundleError:
+                target.rename(folder.with_name(f"{folder.name}-damaged"))
+                folder.rename(target)
+
+
+def _verify(folder: Path) -> None:
+    raw = (folder / MANIFEST).read_bytes()
+    if hashlib.sha256(raw).hexdigest()[:8] != folder.name[-8:]:
+        raise TamperedBundleError(_differs(folder, MANIFEST, "is not the one that was sealed"))
+    named: dict[str, Any] = json.loads(raw)["files"]
+    found = {file.relative_to(folder).as_posix(): file for file in _files(folder)}
+    for name in sorted(named.keys() | found.keys()):
+        if name not in found:
+            raise TamperedBundleError(_differs(folder, name, "is missing"))
+        if name not in named:
+            raise TamperedBundleError(_differs(folder, name, "was added after sealing"))
+        _refuse_live(folder, found[name])
+        if _sha256(found[name]) != named[name]["sha256"]:
+            raise TamperedBundleError(_differs(folder, name, "was changed after sealing"))
+
+
+def _differs(folder: Path, name: str, what: str) -> str:
+    return (
+        f"model {folder.name}: {name} {what}. The model is not used. Restore {folder} from a backup, or "
+        f"train it again (`nightshelf night {folder.name[:10]}`)"
+    )
+
+
+def _refuse_live(folder: Path, file: Path) -> None:
+    name = file.relative_to(folder).as_posix()
+    if file.suffix not in INERT:
+        raise BundleError(
+            f"{name}: a bundle holds {', '.join(sorted(INERT))} files only. Pickle and its like run code "
+            "when opened; save weights as safetensors, tables as Parquet, the rest as JSON"
+        )
+    if file.is_symlink():
+        raise BundleError(f"{name}: a bundle holds no links, since what they lead to is not sealed")
+
+
+def _files(folder: Path) -> list[Path]:
+    """Everything in a bundle but its manifest, by name."""
+    return sorted(
+        file
+        for file in folder.rglob("*")
+        if (file.is_file() or file.is_symlink()) and file != folder / MANIFEST
+    )
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _write_json(file: Path, content: Any) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    aside = file.with_name(f".{file.name}-{uuid.uuid4().hex[:8]}")
+    aside.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    aside.replace(file)

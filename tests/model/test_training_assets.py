@@ -1,0 +1,180 @@
+"""The training assets in Dagster: snapshot, training on a leased device, sealed bundle, metadata."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from assets.model.assets import fine_tuned_model, training_snapshot
+from assets.model.snapshot import snapshot_of
+from assets.partitions import look_back
+from resources.home import Home
+from resources.model_store import ModelStore
+from tests.model.little_shop import D, little_warehouse, tiny_encoder
+
+RUN = f"""
+import dagster as dg
+from assets.model.assets import fine_tuned_model
+dg.materialize([fine_tuned_model], partition_key="{D}", instance=dg.DagsterInstance.ephemeral(), raise_on_error=False)
+"""
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
+    """A home with a warehouse and a quick recipe, in the environment."""
+    home = Home(tmp_path_factory.mktemp("home"))
+    little_warehouse(home.root)
+    encoder = tiny_encoder(home.root / "tiny")
+    recipe = f"encoder: {encoder}\nlearning_rate: 5.0e-3\nmax_length: 32\nmax_steps: 20\n"
+    (home.root / "quick.yaml").write_text(recipe)
+    home.write_shop(home.shop.model_copy(update={"recipe": "quick.yaml", "history_days": 12}))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NIGHTSHELF_HOME", str(home.root))
+        patch.setenv("NIGHTSHELF_DEVICES", "none")
+        yield home
+
+
+@pytest.fixture(scope="module")
+def night(shop: Home) -> dg.ExecuteInProcessResult:
+    return dg.materialize([training_snapshot, fine_tuned_model], partition_key=str(D), instance=instance())
+
+
+def instance() -> dg.DagsterInstance:
+    return dg.DagsterInstance.ephemeral()
+
+
+def metadata(result: dg.ExecuteInProcessResult, asset: str) -> dict[str, object]:
+    (event,) = result.asset_materializations_for_node(asset)
+    return {name: value.value for name, value in event.metadata.items()}
+
+
+def test_the_snapshot_says_what_it_holds(shop: Home, night: dg.ExecuteInProcessResult) -> None:
+    found, snapshot = metadata(night, "training_snapshot"), snapshot_of(shop, D)
+    assert found["snapshot"] == snapshot.id
+    assert found["path"] == str(snapshot.path)
+    assert found["dagster/partition_row_count"] == snapshot.table("events").num_rows == 12 * 60
+    assert found["cut-off"] == str(D)
+
+
+def test_the_model_is_a_sealed_bundle_with_all_that_serving_needs(
+    shop: Home, night: dg.ExecuteInProcessResult
+) -> None:
+    version = metadata(night, "fine_tuned_model")["version"]
+    store = ModelStore(shop)
+    bundle = store.path(str(version))
+    assert store.candidate(D) == version
+    assert {p.name for p in bundle.iterdir()} == {
+        "README.md", "config.json", "encoder", "head.safetensors", "item_ids.json", "item_vectors.safetensors",
+        "loss.json", "manifest.json", "metrics.json", "recommender.json",
+    }  # fmt: skip
+    vectors = load_file(bundle / "item_vectors.safetensors")["vectors"]
+    assert vectors.shape == (40, 32)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+    card = (bundle / "README.md").read_text()
+    assert snapshot_of(shop, D).id in card
+    assert "| purchase |" in card
+    assert not any((shop.models / ".staging").iterdir())
+
+
+def test_the_bundle_opens_as_a_recommender(shop: Home, night: dg.ExecuteInProcessResult) -> None:
+    from assets.model.serving import open_recommender
+
+    bundle = ModelStore(shop).path(str(metadata(night, "fine_tuned_model")["version"]))
+    told: list[str] = []
+    recommender = open_recommender(bundle, snapshot_of(shop, D), shop.vectors, told.append)
+    assert told == []  # every vector was in the cache
+    shelf = recommender.recommend(None, 5)
+    assert set(shelf["rank"].to_pylist()) == {1, 2, 3, 4, 5}
+
+
+def test_the_metadata_tells_the_story(night: dg.ExecuteInProcessResult) -> None:
+    found = metadata(night, "fine_tuned_model")
+    assert found["device"] == "cpu (cpu)"
+    assert found["steps"] == 20
+    for name in ("loss", "report chart"):
+        assert str(found[name]).startswith("![")
+    assert "| *macro* |" in str(found["report"])
+    for name in ("tokens per second", "examples per second", "training seconds", "encoding seconds"):
+        assert float(str(found[name])) > 0
+
+
+def test_training_again_gives_the_same_version(shop: Home, night: dg.ExecuteInProcessResult) -> None:
+    told: list[str] = []
+    from assets.model.bundle import make_bundle
+
+    again = make_bundle(shop, D, told.append)
+    assert again.version == metadata(night, "fine_tuned_model")["version"]
+    assert ModelStore(shop).versions() == [again.version]
+    assert told[0] == "No GPU on this machine: training on the CPU."
+    assert any(line.startswith("step 20 of 20: loss ") for line in told)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("epoch: 3", "quick.yaml: epoch: no such field"),
+        ("task: juggling", "task: 'juggling' is no task; there is behavior"),  # only the worker can tell
+    ],
+)
+def test_a_wrong_recipe_fails_in_words_and_is_not_retried(
+    shop: Home, night: dg.ExecuteInProcessResult, text: str, message: str
+) -> None:
+    sound = (shop.root / "quick.yaml").read_text()
+    (shop.root / "quick.yaml").write_text(text)
+    try:
+        result = dg.materialize(
+            [fine_tuned_model], partition_key=str(D), instance=instance(), raise_on_error=False
+        )
+    finally:
+        (shop.root / "quick.yaml").write_text(sound)
+    (failure,) = [event for event in result.all_events if event.is_step_failure]
+    assert message in str(failure.event_specific_data)
+    assert not [event for event in result.all_events if event.is_step_up_for_retry]
+
+
+def test_an_interrupted_run_ends_the_training_and_leaves_nothing(
+    shop: Home, night: dg.ExecuteInProcessResult
+) -> None:
+    sound = (shop.root / "quick.yaml").read_text()
+    (shop.root / "quick.yaml").write_text(sound.replace("max_steps: 20", "epochs: 1000"))
+    try:
+        run = subprocess.Popen([sys.executable, "-c", RUN], stderr=subprocess.PIPE, text=True)
+        lines = []
+        for line in run.stderr or ():
+            lines.append(line)
+            if ": loss " in line:
+                (worker,) = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
+                os.kill(run.pid, signal.SIGTERM)
+                break
+        rest = run.stderr.read()
+        run.wait(20)
+    finally:
+        (shop.root / "quick.yaml").write_text(sound)
+    assert lines, rest
+    assert not Path(f"/proc/{worker}").exists()
+    assert not any((shop.models / ".staging").iterdir())
+    assert len(ModelStore(shop).versions()) == 1
+
+
+def test_the_snapshot_depends_on_its_look_back_days_and_the_training_asks_for_a_device() -> None:
+    deps = training_snapshot.asset_deps[training_snapshot.key]
+    assert dg.AssetKey(["labels", "lbl_behaviors"]) in deps
+    assert all(training_snapshot.get_partition_mapping(dep) == look_back for dep in deps)
+    assert fine_tuned_model.op.tags["nightshelf/device"] == "gpu"
+
+
+def test_the_definitions_load_nothing_heavy() -> None:
+    code = (
+        "import sys; import assets.model.assets\n"
+        "assert not {'torch', 'transformers', 'pandas', 'matplotlib', 'duckdb'} & sys.modules.keys()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,230 @@
+"""The training worker, as a process: what it writes, what it loads, and when it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from assets.model.bundle import WorkerError, run_worker
+from assets.model.snapshot import Snapshot, write_snapshot
+from assets.model.vectors import item_vectors
+from resources.devices import lease_device
+from resources.home import Home
+from tests.model.little_shop import D, little_warehouse, tiny_encoder
+
+WORKER = [sys.executable, "-m", "assets.model.train"]
+FORBIDDEN = {
+    "dagster", "dbt", "duckdb", "matplotlib", "pandas", "pydantic", "scipy", "sentence_transformers", "sklearn",
+}  # fmt: skip
+BARE = f"""
+import importlib.machinery, sys
+find = importlib.machinery.PathFinder.find_spec
+def find_allowed(name, *rest):
+    return None if name in {FORBIDDEN!r} else find(name, *rest)
+importlib.machinery.PathFinder.find_spec = find_allowed
+from assets.model.train import main
+status = main(sys.argv[1:])
+assert not {FORBIDDEN!r} & sys.modules.keys()
+sys.exit(status)
+"""
+"""The worker on a machine that lacks these packages."""
+RECIPE = "encoder: {encoder}\nlearning_rate: 5.0e-3\nmax_length: 32\n"
+STEP = """
+import sys
+from pathlib import Path
+from assets.model.bundle import run_worker
+from resources.devices import lease_device
+from resources.home import Home
+home, snapshot, recipe = map(Path, sys.argv[1:])
+with lease_device(Home(home)) as device:
+    run_worker(snapshot, home / "out", recipe, device=device, cache=home / "vectors", log=lambda m: print(m, flush=True))
+"""
+
+
+@pytest.fixture(scope="module")
+def snapshot(tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
+    folder = tmp_path_factory.mktemp("shop")
+    return write_snapshot(little_warehouse(folder), D, 12, folder / "snapshots")
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    folder = tmp_path_factory.mktemp("recipes")
+    start = RECIPE.format(encoder=tiny_encoder(folder / "tiny"))
+
+    def write(more: str) -> Path:
+        file = folder / f"{abs(hash(more))}.yaml"
+        file.write_text(start + more)
+        return file
+
+    return write
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_it_trains_alone_repeatably_and_needs_no_more_than_a_gpu_machine_has(
+    snapshot: Snapshot, recipe: Callable[[str], Path], tmp_path: Path
+) -> None:
+    config = recipe("max_steps: 20")
+    arguments = [
+        "--snapshot",
+        str(snapshot.path),
+        "--config",
+        str(config),
+        "--vectors",
+        str(tmp_path / "vectors"),
+    ]
+    first = subprocess.run(
+        [sys.executable, "-c", BARE, *arguments, "--out", str(tmp_path / "one")],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    events = [json.loads(line) for line in first.stdout.splitlines()]
+    assert events[0]["event"] == "start"
+    assert events[-1]["event"] == "done"
+    assert events[-1].keys() >= {
+        "device",
+        "seconds",
+        "examples_per_second",
+        "tokens_per_second",
+        "memory_mib",
+    }
+    assert [e["step"] for e in events if e["event"] == "step"][-1] == 20
+
+    subprocess.run([*WORKER, *arguments, "--out", str(tmp_path / "two")], check=True, capture_output=True)
+    one = files(tmp_path / "one")
+    assert one == files(tmp_path / "two")
+    assert one.keys() >= {
+        "config.json", "encoder/config.json", "encoder/model.safetensors", "encoder/tokenizer.json",
+        "head.safetensors", "loss.json", "metrics.json",
+    }  # fmt: skip
+    assert not [path for path in tmp_path.iterdir() if ".part" in path.name]
+    head = load_file(tmp_path / "one" / "head.safetensors")
+    assert head["head.weight"].shape == (3, 32)
+    config_out = json.loads(one["config.json"])
+    assert (config_out["snapshot"], config_out["labels"]) == (snapshot.id, ["browse", "click", "purchase"])
+    assert len(json.loads(one["loss.json"])["train"]) == 20
+    told: list[str] = []
+    texts = snapshot.table("items")["text"].to_pylist()
+    vectors = item_vectors(tmp_path / "one" / "encoder", texts, tmp_path / "vectors", told.append)
+    assert told == []  # the worker has encoded them all
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+
+
+def test_help_tells_what_comes_out() -> None:
+    said = subprocess.run([*WORKER, "--help"], capture_output=True, text=True, check=True).stdout
+    for word in ("--snapshot", "--out", "--config", "head.safetensors", "metrics.json"):
+        assert word in said
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"--config": "nonesuch"}, "nonesuch: no such recipe"),
+        ({"--snapshot": "nowhere"}, "holds no snapshot"),
+        ({"--out": "."}, "must be a folder that is absent or empty"),
+    ],
+)
+def test_what_is_wrong_is_said_in_a_line(
+    snapshot: Snapshot, tmp_path: Path, change: dict[str, str], message: str
+) -> None:
+    options = {"--snapshot": str(snapshot.path), "--out": str(tmp_path / "out"), "--config": "demo", **change}
+    ran = subprocess.run(
+        [*WORKER, *(part for pair in options.items() for part in pair)], capture_output=True, text=True
+    )
+    assert ran.returncode == 2
+    assert message in ran.stderr
+    assert "Traceback" not in ran.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_failed_worker_is_reported_with_what_it_said(
+    snapshot: Snapshot, recipe: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NIGHTSHELF_DEVICES", "none")
+    with (
+        lease_device(Home(tmp_path)) as device,
+        pytest.raises(WorkerError, match="status 2: error: task: 'juggling' is no task; there is behavior"),
+    ):
+        config = recipe("task: juggling")
+        run_worker(snapshot.path, tmp_path / "out", config, device=device, cache=tmp_path / "vectors")
+
+
+def gone(pid: int, seconds: float) -> bool:
+    """Whether the process ends (or is left a zombie for others to reap) in time."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        try:
+            if f"{Path(f'/proc/{pid}/stat').read_text().rsplit(')', 1)[1].split()[0]}" == "Z":
+                return True
+        except FileNotFoundError:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_it_ends_with_its_step_and_the_device_is_free(
+    snapshot: Snapshot,
+    recipe: Callable[[str], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    how: int,
+) -> None:
+    monkeypatch.setenv("NIGHTSHELF_DEVICES", "fake:1")
+    config = recipe("epochs: 1000")
+    step = subprocess.Popen(
+        [sys.executable, "-c", STEP, str(tmp_path), str(snapshot.path), str(config)],
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    line = step.stdout.readline()
+    while line and not line.startswith("step "):
+        line = step.stdout.readline()
+    assert "loss" in line
+    (child,) = map(int, Path(f"/proc/{step.pid}/task/{step.pid}/children").read_text().split())
+    os.kill(step.pid, how)
+    assert gone(child, 5)
+    step.wait(10)
+    with lease_device(Home(tmp_path), timeout=5):
+        assert not (tmp_path / "out").exists()
+
+
+def test_three_trainings_on_two_devices(
+    snapshot: Snapshot, recipe: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NIGHTSHELF_DEVICES", "fake:2")
+    home, config = Home(tmp_path), recipe("max_steps: 30")
+    waited: list[str] = []
+
+    def training(n: int) -> tuple[str, float, float]:
+        def log(message: str) -> None:
+            if message.startswith("waiting"):
+                waited.append(message)
+
+        with lease_device(home, log) as device:
+            began = time.monotonic()
+            out = tmp_path / str(n)
+            run_worker(snapshot.path, out, config, device=device, cache=tmp_path / "vectors")
+            return device.name, began, time.monotonic()
+
+    with ThreadPoolExecutor(3) as pool:
+        ran = sorted(pool.map(training, range(3)), key=lambda run: run[1])
+    assert {ran[0][0], ran[1][0]} == {"fake:0", "fake:1"}
+    assert ran[1][1] < min(ran[0][2], ran[1][2])  # two at once
+    assert len(waited) == 1
+    before = next(run for run in ran[:2] if run[0] == ran[2][0])
+    assert ran[2][1] >= before[2]  # the third began when its device came free
+    assert len({(tmp_path / str(n) / "encoder" / "model.safetensors").read_bytes() for n in range(3)}) == 1

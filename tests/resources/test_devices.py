@@ -1,0 +1,156 @@
+"""Devices: found without torch, held by the process that trains, never by two."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from resources.devices import DeviceError, devices, lease_device
+from resources.home import Home
+from resources.leases import LeaseTimeoutError
+
+HOLDER = """
+import subprocess, sys
+from pathlib import Path
+from resources.devices import lease_device
+from resources.home import Home
+def log(message):
+    if message.startswith("waiting"):
+        print(message, flush=True)
+with lease_device(Home(Path(sys.argv[1])), log) as device:
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], pass_fds=[device.fd])
+    print(device.name, child.pid, flush=True)
+    child.wait()
+"""
+"""A step that leases a device and starts a child that holds on to it."""
+
+
+@pytest.fixture(autouse=True)
+def bare(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("NIGHTSHELF_DEVICES", "NIGHTSHELF_DEVICE", "CUDA_VISIBLE_DEVICES"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def nvidia_smi(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    """A program of that name, before any real one."""
+    (folder / "nvidia-smi").write_text(f"#!/bin/sh\n{script}\n")
+    (folder / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+
+
+def test_devices_are_those_of_nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nvidia_smi(tmp_path, monkeypatch, "echo 0; echo 1")
+    assert devices() == ["0", "1"]
+    nvidia_smi(tmp_path, monkeypatch, "echo 'No devices were found'; exit 6")
+    assert devices() == []
+    monkeypatch.setenv("PATH", str(tmp_path / "nowhere"))
+    assert devices() == []
+
+
+def test_what_a_cluster_allows_comes_before_and_the_setting_before_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nvidia_smi(tmp_path, monkeypatch, "echo 0; echo 1; echo 2")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2")
+    assert devices() == ["2"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert devices() == []
+    for value, expected in {
+        "0,1": ["0", "1"],
+        " 1 ": ["1"],
+        "GPU-8932f937-d72c": ["GPU-8932f937-d72c"],
+        "fake:2": ["fake:0", "fake:1"],
+        "none": [],
+        "cpu": [],
+    }.items():
+        monkeypatch.setenv("NIGHTSHELF_DEVICES", value)
+        assert devices() == expected
+
+
+@pytest.mark.parametrize("value", ["all", "0;1", "0,,1", "fake:", "-1", "1,1", "../0"])
+def test_a_setting_that_makes_no_sense_is_refused(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("NIGHTSHELF_DEVICES", value)
+    with pytest.raises(DeviceError, match="NIGHTSHELF_DEVICES=.*Write indices or UUIDs"):
+        devices()
+
+
+def test_a_lease_shows_its_device_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NIGHTSHELF_DEVICES", "3,5")
+    told: list[str] = []
+    with lease_device(Home(tmp_path), told.append) as one, lease_device(Home(tmp_path)) as two:
+        assert (one.name, two.name) == ("3", "5")
+        assert one.env["CUDA_VISIBLE_DEVICES"] == one.env["NIGHTSHELF_DEVICE"] == "3"
+        assert two.env["CUDA_VISIBLE_DEVICES"] == "5"
+        assert one.env["PATH"] == os.environ["PATH"]
+        with pytest.raises(LeaseTimeoutError), lease_device(Home(tmp_path), told.append, timeout=0.1):
+            pass
+    assert told[0] == "Training on device 3 (of 3, 5)."
+    assert told[1].startswith("waiting for device-3.lock")
+
+
+def test_without_a_gpu_the_cpu_is_the_one_device_and_the_log_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NIGHTSHELF_DEVICES", "none")
+    told: list[str] = []
+    with lease_device(Home(tmp_path), told.append) as device:
+        assert (device.name, device.env["CUDA_VISIBLE_DEVICES"]) == ("cpu", "")
+        with pytest.raises(LeaseTimeoutError), lease_device(Home(tmp_path), timeout=0.1):
+            pass
+    assert told == ["No GPU on this machine: training on the CPU."]
+
+
+def test_detecting_needs_no_torch() -> None:
+    code = "import sys; from resources.devices import devices; devices(); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_killed_step_does_not_free_the_device_while_its_child_lives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NIGHTSHELF_DEVICES", "fake:1")
+    step = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    name, child = step.stdout.readline().split()
+    assert name == "fake:0"
+    step.kill()
+    step.wait()
+    try:
+        with pytest.raises(LeaseTimeoutError), lease_device(Home(tmp_path), timeout=0.5):
+            pass
+    finally:
+        os.kill(int(child), signal.SIGKILL)
+    with lease_device(Home(tmp_path), timeout=5) as device:
+        assert device.name == "fake:0"
+
+
+def test_two_devices_serve_two_processes_and_the_third_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NIGHTSHELF_DEVICES", "fake:2")
+    started: list[subprocess.Popen[str]] = []
+
+    def start() -> subprocess.Popen[str]:
+        started.append(
+            subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+        )
+        return started[-1]
+
+    got = [start().stdout.readline().split() for _ in range(2)]
+    assert {name for name, _ in got} == {"fake:0", "fake:1"}
+    third = start()
+    assert third.stdout.readline().startswith("waiting for device-fake-0.lock")
+    assert not select.select([third.stdout], [], [], 0.5)[0]
+    name, child = got[0]
+    os.kill(int(child), signal.SIGKILL)
+    took, last = third.stdout.readline().split()
+    assert took == name
+    for pid in (got[1][1], last):
+        os.kill(int(pid), signal.SIGKILL)
+    for step in started:
+        step.wait(10)
