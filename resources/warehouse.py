@@ -47,6 +47,8 @@ class Warehouse:
     def lease(self) -> Iterator[int]:
         """Hold the warehouse without opening it here, for a tool that opens it itself, such as dbt.
 
+        Nobody has it open when the block begins, not even somebody without a lease.
+
         Yields:
             File descriptor that carries the lock, inheritable.
 
@@ -54,8 +56,9 @@ class Warehouse:
             LeaseTimeoutError: others held it for longer than the timeout. It is not re-entrant: within the
                 block, neither `read` nor `write` ever get it.
         """
-        file = self.home.leases / "warehouse.lock"
-        with lease_one_of([file], timeout=self._timeout, on_wait=self._log) as (_, fd):
+        with self._lease() as fd:
+            if self.home.warehouse.exists():
+                self._connect(read_only=False).close()
             yield fd
 
     @contextmanager
@@ -70,7 +73,7 @@ class Warehouse:
             raise WarehouseError(
                 f"{self.home.warehouse} does not exist yet: materialise the group `warehouse` first."
             )
-        with self.lease(), self._connect(read_only=True) as connection:
+        with self._lease(), self._connect(read_only=True) as connection:
             yield connection
 
     @contextmanager
@@ -81,8 +84,14 @@ class Warehouse:
             LeaseTimeoutError: others held it for longer than the timeout.
         """
         self.home.root.mkdir(parents=True, exist_ok=True)
-        with self.lease(), self._connect(read_only=False) as connection:
+        with self._lease(), self._connect(read_only=False) as connection:
             yield connection
+
+    @contextmanager
+    def _lease(self) -> Iterator[int]:
+        file = self.home.leases / "warehouse.lock"
+        with lease_one_of([file], timeout=self._timeout, on_wait=self._log) as (_, fd):
+            yield fd
 
     def _connect(self, *, read_only: bool) -> duckdb.DuckDBPyConnection:
         """Also waits for those who take no lease: a database tool, or a dbt whose parent was killed."""

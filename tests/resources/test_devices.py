@@ -76,7 +76,7 @@ def test_what_a_cluster_allows_comes_before_and_the_setting_before_that(
 @pytest.mark.parametrize("value", ["all", "0;1", "0,,1", "fake:", "-1", "1,1", "../0"])
 def test_a_setting_that_makes_no_sense_is_refused(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     monkeypatch.setenv("NIGHTSHELF_DEVICES", value)
-    with pytest.raises(DeviceError, match="NIGHTSHELF_DEVICES=.*Write indices or UUIDs"):
+    with pytest.raises(DeviceError, match=r"NIGHTSHELF_DEVICES=.*Write indices or UUIDs"):
         devices()
 
 

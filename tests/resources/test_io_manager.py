@@ -11,7 +11,9 @@ def test_a_returned_value_is_refused_and_the_words_say_what_to_do() -> None:
     def greedy():  # type: ignore[no-untyped-def]
         return {"a": 1}
 
-    with pytest.raises(dg.DagsterInvariantViolationError, match="returned a dict, and Nightshelf pickles nothing"):
+    with pytest.raises(
+        dg.DagsterInvariantViolationError, match="returned a dict, and Nightshelf pickles nothing"
+    ):
         dg.materialize([greedy], resources={"io_manager": NoPickle()})
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 import time
 from datetime import date, timedelta
 from pathlib import Path
@@ -142,14 +143,12 @@ def test_nobody_serves_before_the_first_promotion(store: ModelStore) -> None:
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), max_size=12))
 def test_the_champion_is_the_last_candidate_promoted(verdicts: list[tuple[int, bool]]) -> None:
-    import tempfile
-
     with tempfile.TemporaryDirectory() as folder:
         store = ModelStore(Home(Path(folder)))
         version = {n: sealed(store, D + timedelta(n)) for n, _ in verdicts}
         for n, promoted in sorted(verdicts):  # nights in order; a night done again is judged again
             store.promote(D + timedelta(n), version[n], promoted, [])
-        last = {n: promoted for n, promoted in sorted(verdicts)}
+        last = dict(sorted(verdicts))
         for asked in range(6):
             expected = [version[n] for n, promoted in sorted(last.items()) if promoted and n <= asked]
             champion = store.champion(D + timedelta(asked))

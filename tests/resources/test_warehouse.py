@@ -88,6 +88,20 @@ def test_tools_that_take_no_lease_are_waited_for_too(tmp_path: Path, mode: str) 
         assert connection.sql("select answer from t").fetchall() == [(42,)]
 
 
+def test_a_lease_begins_when_nobody_has_the_file_open(tmp_path: Path) -> None:
+    """Such as a dbt whose parent was killed."""
+    home = Home(tmp_path)
+    with Warehouse(home).write():
+        pass
+    hold = """
+        with duckdb.connect(str(home.warehouse)):
+            print("ready")
+            time.sleep(1)
+    """
+    with another_process(hold, home), Warehouse(home).lease():
+        duckdb.connect(str(home.warehouse)).close()
+
+
 def test_who_waits_in_vain_is_told_what_to_do(tmp_path: Path) -> None:
     home = Home(tmp_path)
     with Warehouse(home).write():
