@@ -39,13 +39,17 @@ class Notifier(dg.ConfigurableResource):
     mail_from: str = Field("nightshelf@localhost", description="Sender of e-mails.")
     mail_to: str = Field("", description="Receivers of e-mails, separated by commas.")
 
+    ui_url: str = Field(
+        "http://127.0.0.1:3000", description="Where people reach the web UI; links begin with it."
+    )
+
     def notify(self, title: str, text: str, link: str = "", log: logging.Logger | None = None) -> list[str]:
         """Send through every channel that is set.
 
         Args:
             title: one line.
             text: what happened and what to do next.
-            link: where to look, or nothing.
+            link: where to look: a path of the web UI, or nothing.
             log: where to log; Nightshelf's own logger where absent.
 
         Returns:
@@ -55,6 +59,7 @@ class Notifier(dg.ConfigurableResource):
             NotificationError: after all channels were tried, if one of them failed.
         """
         log = log or logging.getLogger("nightshelf")
+        link = f"{self.ui_url.rstrip('/')}{link}" if link else ""
         log.warning("%s: %s %s", title, text, link)
         reached, failed = ["log"], []
         for channel, send in self._channels().items():

@@ -61,7 +61,6 @@ def training_snapshot(context: dg.AssetExecutionContext) -> dg.MaterializeResult
     owners=OWNERS,
     deps=[training_snapshot],
     op_tags={"nightshelf/device": "gpu"},
-    retry_policy=dg.RetryPolicy(max_retries=1, delay=30),
 )
 def fine_tuned_model(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
     """A text encoder fine-tuned on the shop's behaviour, and the recommender fitted on its item vectors.
@@ -80,7 +79,10 @@ def fine_tuned_model(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
     except RecipeError as error:
         raise dg.Failure(str(error), allow_retries=False) from error
     except WorkerError as error:
-        raise dg.Failure(str(error), allow_retries=error.retry) from error
+        if not error.retry:
+            raise dg.Failure(str(error), allow_retries=False) from error
+        # Not a RetryPolicy: Dagster would apply that to a run that somebody has stopped, too.
+        raise dg.RetryRequested(max_retries=1, seconds_to_wait=30) from error
     test = bundle.metrics["test"]
     return dg.MaterializeResult(
         data_version=dg.DataVersion(bundle.version),

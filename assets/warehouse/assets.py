@@ -21,7 +21,6 @@ from dagster_dbt.core.dbt_event_iterator import DbtEventIterator
 from packaging.version import Version
 
 from assets.gates import require_passed
-from assets.logs.raw_zone import prepare
 from assets.partitions import days_of, nights
 from assets.warehouse.project import DBT, EXECUTABLE, build_args, environment, manifest, rows_by_day
 from resources.home import Home
@@ -77,6 +76,8 @@ def dbt_build(context: dg.AssetExecutionContext, dbt: DbtCliResource) -> Iterato
     Raises:
         dagster.Failure: a check on the rows failed; not retried, the rows would be the same.
     """
+    from assets.logs.raw_zone import prepare
+
     require_passed(context)
     home, days = Home.current(), days_of(context)
     prepare(home)

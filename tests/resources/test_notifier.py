@@ -12,14 +12,16 @@ from tests.servers import Inbox
 
 
 def test_the_webhook_gets_one_json_post(web: Inbox) -> None:
-    told = Notifier(webhook_url=web.url).notify("nightly failed", "fine_tuned_model: no data", "/runs/1")
+    told = Notifier(webhook_url=web.url, ui_url="https://ui.shop.test/").notify(
+        "nightly failed", "fine_tuned_model: no data", "/runs/1"
+    )
     assert told == ["log", "webhook"]
     ((path, kind, body),) = web.got
     assert (path, kind) == ("/hook", "application/json")
     assert body == {
         "title": "nightly failed",
-        "text": "nightly failed\nfine_tuned_model: no data\n/runs/1",
-        "link": "/runs/1",
+        "text": "nightly failed\nfine_tuned_model: no data\nhttps://ui.shop.test/runs/1",
+        "link": "https://ui.shop.test/runs/1",
     }
 
 
@@ -32,7 +34,7 @@ def test_the_mail_arrives_with_everything_in_it(mail: Inbox) -> None:
     (message,) = mail.got
     assert message["Subject"] == "Nacht fehlgeschlagen: 浏览"
     assert (message["From"], message["To"]) == ("shelf@shop.test", "a@shop.test, b@shop.test")
-    assert message.get_content() == "Ursache: größer\n.punkt\n\n/runs/1\n"
+    assert message.get_content() == "Ursache: größer\n.punkt\n\nhttp://127.0.0.1:3000/runs/1\n"
 
 
 def test_a_channel_that_fails_is_named_and_the_others_are_told(

@@ -1,0 +1,351 @@
+"""`nightshelf`: what the web UI does, and a little more, from a terminal.
+
+Imports are made inside the commands, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from dagster import DagsterInstance
+    from rich.console import Console
+
+    from orchestration.runs import Outcome
+    from resources.home import Home
+
+app = typer.Typer(
+    help="A shop's raw behaviour logs, turned into a fresh shelf of recommendations every night.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+sources = typer.Typer(help="Log sources: what there is, and what a new one would make of a sample.")
+app.add_typer(sources, name="sources", no_args_is_help=True)
+
+
+class NextStepError(RuntimeError):
+    """Something cannot be done; the message says what to do instead."""
+
+
+@app.callback()
+def everywhere(
+    home: Annotated[
+        Path | None, typer.Option(help="Folder with all data; else NIGHTSHELF_HOME, else ./home.")
+    ] = None,
+) -> None:
+    """A shop's raw behaviour logs, turned into a fresh shelf of recommendations every night."""
+    # Set before anything reads it, and for the processes we start.
+    os.environ["NIGHTSHELF_HOME"] = str((home or Path(os.environ.get("NIGHTSHELF_HOME", "home"))).resolve())
+
+
+@app.command()
+def demo(
+    home: Annotated[Path | None, typer.Option(help="Folder to put the demo shop into.")] = None,
+    days: Annotated[int, typer.Option(min=8, help="Simulated days, the last of them yesterday.")] = 14,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same shop.")] = 7,
+    nights: Annotated[int, typer.Option(min=1, help="Of these days, how many get a model and a shelf.")] = 2,
+) -> None:
+    """Simulate a shop, run its last nights, and show what came of it."""
+    from orchestration.demo import run_demo
+
+    if home:
+        os.environ["NIGHTSHELF_HOME"] = str(home.resolve())
+    run_demo(_home(), days=days, seed=seed, nights=nights, console=_console())
+
+
+@app.command()
+def init(
+    name: Annotated[str, typer.Option(help="The shop's name.")] = "My shop",
+    timezone: Annotated[
+        str, typer.Option(help="IANA zone in which a day begins and ends.")
+    ] = "Europe/Berlin",
+    currency: Annotated[str, typer.Option(help="ISO code of the prices.")] = "EUR",
+    first_day: Annotated[
+        datetime | None, typer.Option(formats=["%Y-%m-%d"], help="First day with logs; today if not given.")
+    ] = None,
+) -> None:
+    """Make the home folder ready: shop.yaml, drop folder, Dagster instance, pool limits. Can be repeated."""
+    from orchestration.instance import prepare_instance
+    from resources.home import Shop
+
+    home, console = _home(), _console()
+    if not home.shop_file.exists():
+        zone = Shop(timezone=timezone).zone
+        begins = first_day.date() if first_day else datetime.now(zone).date()
+        home.write_shop(Shop(name=name, timezone=timezone, currency=currency, first_day=begins))
+        console.print(f"Wrote {home.shop_file}: days begin in {timezone}, the first is {begins}.")
+    prepare_instance(home)
+    home.drop.mkdir(parents=True, exist_ok=True)
+    console.print(f"Dagster's instance is in {home.dagster}; its pool limits are set.")
+    console.print(f"Next: put log files into {home.drop}/<source>/, then: nightshelf ui")
+
+
+@app.command()
+def ui(
+    port: Annotated[int, typer.Option(help="On 127.0.0.1.")] = 3000,
+) -> None:
+    """Open the web UI, with the daemon that runs schedule and sensors."""
+    from orchestration.instance import PROJECT, prepare_instance
+
+    home = _home()
+    _require_free(port)
+    os.environ["DAGSTER_HOME"] = str(prepare_instance(home))
+    _console().print(f"The web UI of {home.root} comes up at http://127.0.0.1:{port} (Ctrl-C ends it).")
+    sys.stdout.flush()
+    # Whoever starts us in the background may have us ignore these, and our children after us.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    os.execv(  # noqa: S606 - our own interpreter
+        sys.executable,
+        [
+            *(sys.executable, "-m", "dagster", "dev"),
+            *("-w", str(PROJECT / "workspace.yaml")),
+            *("-h", "127.0.0.1", "-p", str(port)),
+        ],
+    )
+
+
+@app.command()
+def simulate(
+    start: Annotated[datetime, typer.Option(formats=["%Y-%m-%d"], help="First simulated day.")],
+    days: Annotated[int, typer.Option(min=1)] = 14,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 7,
+    shoppers: Annotated[int, typer.Option(min=1)] = 3000,
+    products: Annotated[int, typer.Option(min=1)] = 2000,
+) -> None:
+    """Write what a shop's tracking would into the drop folder, dirt included."""
+    from orchestration.demo import simulated
+
+    home = _home()
+    simulated(home, start.date(), days, seed, _console(), shoppers=shoppers, products=products)
+    _console().print(f"Log files are in {home.drop}. Next: nightshelf backfill, or nightshelf ui")
+
+
+@sources.command("list")
+def sources_list() -> None:
+    """Sources that Nightshelf knows: its own and those in the home folder."""
+    from assets.logs.sources import load_sources
+    from orchestration.pages import sources_page
+
+    _console().print(sources_page(load_sources(_home())))
+
+
+@sources.command("check")
+def sources_check(
+    source: Annotated[Path, typer.Argument(help="The source's YAML file.", exists=True, dir_okay=False)],
+    sample: Annotated[Path, typer.Argument(help="A file as the publisher sends it.", exists=True)],
+) -> None:
+    """Show what the first rows of SAMPLE become, or what is wrong with file, line and field."""
+    from assets.logs.preview import check_source
+    from orchestration.pages import preview_page
+
+    preview = check_source(source, sample, _home())
+    _console().print(preview_page(preview))
+    if not preview.ok:
+        raise typer.Exit(1)
+
+
+@app.command()
+def night(
+    day: Annotated[
+        datetime | None, typer.Argument(formats=["%Y-%m-%d"], metavar="[DAY]", help="Yesterday if not given.")
+    ] = None,
+) -> None:
+    """Run one night now: one day from raw logs to the published shelf."""
+    from orchestration.nights import attempts_of_night, first_night
+    from orchestration.runs import of_day
+
+    home = _home()
+    which = day.date() if day else _last_ended(home)
+    _require_ended(home, which)
+    if which < first_night(home.shop):
+        raise NextStepError(
+            f"{which} lies before the first night ({first_night(home.shop)}): there is too little to learn "
+            f"from. For its tables run: nightshelf backfill {which} {which} --tables"
+        )
+    with _instance(home) as instance:
+        if attempts_of_night(instance, which).active:
+            raise NextStepError(f"The night of {which} is already under way. Watch it in: nightshelf ui")
+        _run(instance, "nightly", of_day(which), f"The night of {which}")
+    _console().print(f"Next: nightshelf recommend USER, or nightshelf status. The shelf: {home.published}")
+
+
+@app.command()
+def backfill(
+    first: Annotated[datetime, typer.Argument(formats=["%Y-%m-%d"], metavar="FROM")],
+    last: Annotated[datetime, typer.Argument(formats=["%Y-%m-%d"], metavar="TO")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would run.")] = False,
+    tables: Annotated[bool, typer.Option("--tables", help="Only the SQL stages.")] = False,
+) -> None:
+    """Make past days again: tables as one run for the window, then model and shelf day by day."""
+    from orchestration.nights import days_between, first_night
+    from orchestration.runs import of_day, of_window
+
+    home, console = _home(), _console()
+    begin, end = first.date(), last.date()
+    if begin > end:
+        raise NextStepError(f"{begin} lies after {end}. Write the earlier day first.")
+    _require_ended(home, begin)
+    _require_ended(home, end)
+    nights = [] if tables else days_between(max(begin, first_night(home.shop)), end)
+    if dry_run:
+        console.print("ingest            every file that waits in the drop folder")
+        console.print(f"warehouse         {begin} to {end}, one run")
+        for day in nights:
+            console.print(f"training, shelf   {day}")
+        return
+    with _instance(home) as instance:
+        _run(instance, "ingest", {}, "Taking in files")
+        _run(instance, "warehouse", of_window(begin, end), f"The tables of {begin} to {end}")
+        for day in nights:
+            _run(instance, "training", of_day(day), f"The model of {day}")
+            _run(instance, "recommendations", of_day(day), f"The shelf of {day}")
+
+
+@app.command()
+def recommend(
+    user: Annotated[str, typer.Argument(help="The shop's own id, or a k1: pseudonym.")],
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1)] = 10,
+) -> None:
+    """What stands on a shopper's shelf."""
+    from assets.recommendations.shelf import recommendations_for
+    from orchestration.pages import shelf_page
+
+    home = _home()
+    table = recommendations_for(home, user)
+    _console().print(shelf_page(table.slice(0, limit).to_pylist(), home.shop.currency))
+    _console().print("Why one of them: nightshelf why USER ITEM")
+
+
+@app.command()
+def why(user: str, item: str) -> None:
+    """From a row of the shelf back to model, snapshot, events, source file and line."""
+    from assets.recommendations.lineage import explain
+
+    for line in explain(_home(), user, item).lines():
+        _console().print(line, highlight=False)
+
+
+@app.command()
+def status() -> None:
+    """What waits, what is missing, what serves, and whether the pool limits hold."""
+    from orchestration.pages import status_page
+
+    home = _home()
+    if not home.shop or not (home.dagster / "dagster.yaml").exists():
+        raise NextStepError(f"{home.root} is not set up yet. Run: nightshelf init (or: nightshelf demo)")
+    with _instance(home) as instance:
+        _console().print(status_page(home, instance, datetime.now(UTC)))
+
+
+@app.command()
+def undo() -> None:
+    """Put the previous shelf back."""
+    from assets.recommendations.shelf import undo as put_back
+
+    shelf = put_back(_home())
+    _console().print(
+        f"The shelf of {shelf.day} is published again. nightshelf night {shelf.day} makes it anew."
+    )
+
+
+def _home() -> Home:
+    from resources.home import Home
+
+    return Home.current()
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    # A pipe or a file has no width; tables should not be squeezed into eighty columns there.
+    return Console() if sys.stdout.isatty() else Console(width=140)
+
+
+def _last_ended(home: Home) -> date:
+    from orchestration.nights import last_ended_day
+
+    return last_ended_day(home.shop, datetime.now(UTC))
+
+
+def _require_ended(home: Home, day: date) -> None:
+    if day > _last_ended(home):
+        raise NextStepError(
+            f"{day} is not over in {home.shop.timezone}. The newest day that is: {_last_ended(home)}"
+        )
+    if day < home.shop.first_day:
+        raise NextStepError(
+            f"{day} lies before the shop's first day ({home.shop.first_day}). Name a later day, or set an "
+            f"earlier first_day in {home.shop_file}."
+        )
+
+
+def _require_free(port: int) -> None:
+    import socket
+
+    with socket.socket() as attempt:
+        attempt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            attempt.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise NextStepError(
+                f"Port {port} is taken; perhaps the web UI runs already: http://127.0.0.1:{port} "
+                "Take another one: nightshelf ui --port PORT"
+            ) from error
+
+
+@contextmanager
+def _instance(home: Home) -> Iterator[DagsterInstance]:
+    from orchestration.instance import instance_of, prepare_instance
+
+    prepare_instance(home)
+    with instance_of(home) as instance:
+        yield instance
+
+
+def _run(instance: DagsterInstance, job: str, tags: dict[str, str], what: str) -> Outcome:
+    from orchestration.progress import watched
+
+    return watched(instance, job, tags, what, console=_console(), home=_home())
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point: whatever goes wrong becomes one message and exit code 1."""
+    try:
+        app(args=arguments)
+    except Exception as error:
+        if os.environ.get("NIGHTSHELF_DEBUG") == "1":
+            raise
+        _tell(error)
+        sys.exit(1)
+
+
+def _tell(error: Exception) -> None:
+    from rich.console import Console
+
+    # Our own errors name the next step themselves; of others at least the kind, and how to see more.
+    ours = type(error).__module__.split(".")[0] in ("orchestration", "assets", "resources")
+    message = str(error) if ours else f"{type(error).__name__}: {error}"
+    Console(stderr=True).print(f"[red]Error:[/red] {_plain(message)}", highlight=False, soft_wrap=True)
+    if not ours:
+        print("For the whole story run it again with NIGHTSHELF_DEBUG=1.", file=sys.stderr)
+
+
+def _plain(text: Any) -> str:
+    from rich.markup import escape
+
+    return escape(str(text))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+"""Where the steps of a run are executed: in processes of their own, and no more trainings than devices.
+
+Each step is forked from a server process that has already imported the definitions, which makes it some four
+times as quick to start as a fresh interpreter. Nothing that initialises CUDA may be preloaded: the
+definitions import no torch, and a test holds that. The bound on trainings is per run; what guards a device
+between runs, whatever was killed, is the lease that the training process itself holds (`resources.devices`).
+"""
+
+from __future__ import annotations
+
+import os
+from typing import cast
+
+import dagster as dg
+from dagster._core.definitions.executor_definition import multiple_process_executor_requirements
+from dagster._core.execution.retries import RetryMode
+from dagster._core.executor.multiprocess import MultiprocessExecutor
+
+DEVICE_TAG = "nightshelf/device"
+"""Op tag of the steps that need a device; its value is the kind, `gpu`."""
+
+PRELOAD = ("orchestration.definitions",)
+
+
+def _asked(init: dg.InitExecutorContext) -> int | None:
+    return cast("int | None", init.executor_config["max_concurrent"])
+
+
+@dg.executor(
+    name="devices",
+    config_schema={
+        "max_concurrent": dg.Field(
+            dg.Noneable(int),
+            default_value=None,
+            description="Steps at a time; one per processor, between two and four, where absent.",
+        )
+    },
+    requirements=multiple_process_executor_requirements(),
+)
+def device_executor(init: dg.InitExecutorContext) -> MultiprocessExecutor:
+    """Steps in forked processes; those that need a device wait until one of this run's is free."""
+    # Asked when a run starts, not when the definitions load: it may have to start nvidia-smi.
+    from resources.devices import devices
+
+    return MultiprocessExecutor(
+        retries=RetryMode.ENABLED,
+        max_concurrent=_asked(init) or min(4, max(2, os.cpu_count() or 2)),
+        # Without any device the CPU is the one device there is.
+        tag_concurrency_limits=[{"key": DEVICE_TAG, "value": "gpu", "limit": max(1, len(devices()))}],
+        start_method="forkserver",
+        explicit_forkserver_preload=list(PRELOAD),
+    )

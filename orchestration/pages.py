@@ -1,0 +1,227 @@
+"""Tables for the terminal."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import date, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from orchestration.drop import whole_files
+from orchestration.nights import (
+    attempts_of_night,
+    in_words,
+    last_due_night,
+    missing_nights,
+    missing_tables,
+)
+from resources.home import Home
+
+if TYPE_CHECKING:
+    from dagster import DagsterInstance
+
+    from assets.logs.preview import Preview
+    from assets.logs.sources import Source
+
+METHODS = {
+    "nightshelf": "this model",
+    "incumbent": "the model before",
+    "co_visitation": "co-visitation",
+    "popularity_7d": "popularity, 7 days",
+    "popularity": "popularity",
+}
+
+
+def shelf_page(rows: Sequence[Mapping[str, Any]], currency: str) -> Table:
+    """Rows of a shelf: title, price, P(browse), P(click), P(purchase), score, reason."""
+    table = Table("", box=None, pad_edge=False)
+    table.add_column("title", no_wrap=True, overflow="ellipsis")
+    for name in (f"price {currency}", "browse", "click", "purchase", "score"):
+        table.add_column(name, justify="right", no_wrap=True, min_width=max(len(name), 6))  # words give way
+    table.add_column("reason", style="dim", no_wrap=True, overflow="ellipsis")
+    for row in rows:
+        table.add_row(
+            str(row["rank"]),
+            Text(str(row["title"])),
+            f"{row['price']:.2f}" if row["price"] is not None else "",
+            *(f"{row[name]:.3f}" for name in ("p_browse", "p_click", "p_purchase")),
+            f"{row['score']:.4f}",
+            Text(str(row["reason"])),
+        )
+    return table
+
+
+def quality_page(methods: Mapping[str, Mapping[str, float]]) -> Table:
+    """Each method's figures on the test day, the model first."""
+    known = [name for name in METHODS if name in methods]
+    names = [*known, *(name for name in methods if name not in known)]
+    measures = list(dict.fromkeys(measure for name in names for measure in methods[name]))
+    table = Table("by full ranking", box=None, pad_edge=False)
+    for measure in measures:
+        table.add_column(measure, justify="right")
+    for name in names:
+        figures = (f"{methods[name][m]:.4f}" if m in methods[name] else "" for m in measures)
+        table.add_row(METHODS.get(name, name), *figures)
+    return table
+
+
+def loads_summary(home: Home) -> dict[str, Any]:
+    """Files, rows loaded and rows refused by reason, over everything that was ever taken in."""
+    from assets.logs.raw_zone import outcomes, rejects_by_reason
+
+    ledger = [outcome for outcome in outcomes(home) if outcome.status != "duplicate"]
+    reasons: Counter[str] = Counter()
+    for _, reason, _, rows, *_ in rejects_by_reason(home, [outcome.load_id for outcome in ledger]):
+        reasons[reason] += rows
+    return {
+        "files": dict(Counter(outcome.status for outcome in outcomes(home))),
+        "rows_loaded": sum(outcome.rows_loaded for outcome in ledger),
+        "rows_refused": sum(outcome.rows_refused for outcome in ledger),
+        "refused_by_reason": dict(reasons.most_common()),
+    }
+
+
+def loads_page(loads: Mapping[str, Any]) -> RenderableType:
+    """`loads_summary` as lines."""
+    statuses = sorted(loads["files"].items())
+    files = ", ".join(f"{n} {status.replace('_', ' ')}" for status, n in statuses)
+    lines = [
+        f"Files: {files or 'none'}.",
+        f"Rows loaded: {loads['rows_loaded']:,}; refused: {loads['rows_refused']:,}"
+        + (":" if loads["refused_by_reason"] else "."),
+        *(f"  {count:>8,}  {reason}" for reason, count in loads["refused_by_reason"].items()),
+        "",
+    ]
+    return Text("\n".join(lines))
+
+
+def cost_page(seconds: Mapping[str, float], peak_mib: Mapping[str, int], total: float) -> Table:
+    """Seconds and peak memory by stage."""
+    table = Table("stage", box=None, pad_edge=False, title_justify="left")
+    table.add_column("seconds", justify="right")
+    table.add_column("peak memory, MiB", justify="right")
+    for stage, spent in seconds.items():
+        table.add_row(stage, f"{spent:.1f}", str(peak_mib.get(stage, "")))
+    table.add_row("in all", f"{total:.1f}", str(max(peak_mib.values(), default="not measured")))
+    return table
+
+
+def preview_page(preview: Preview) -> RenderableType:
+    """The first rows of a sample as canonical rows, the first refusals, and what is to be done."""
+    parts: list[RenderableType] = [
+        Text(
+            f"{preview.source} ({preview.kind}): {preview.lines:,} lines looked at, "
+            f"{preview.rows_loaded:,} rows loaded, {preview.rows_refused:,} refused."
+        )
+    ]
+    # One row below the other: canonical rows have more columns than a terminal.
+    for row in preview.rows[:3]:
+        table = Table.grid(padding=(0, 2))
+        for column, value in row.items():
+            table.add_row(Text(column, style="dim"), Text("" if value is None else str(value)))
+        parts += [Text(), table]
+    if preview.rejects:
+        table = Table("line", "reason", "field", "value", "detail", box=None, pad_edge=False)
+        for reject in preview.rejects:
+            table.add_row(*(Text(str(reject.get(str(c.header)) or "")) for c in table.columns))
+        parts += [Text(), table]
+    parts += [Text(f"Note: {note}") for note in preview.notes]
+    parts += [Text(f"Problem: {problem}", style="red") for problem in preview.problems]
+    return Group(*parts)
+
+
+def sources_page(sources: Mapping[str, Source]) -> Table:
+    """One row per source: name, what its files hold, in which format, and what it is."""
+    table = Table("source", "holds", "format", "is", box=None, pad_edge=False)
+    for name, source in sorted(sources.items()):
+        kinds = ", ".join(dict.fromkeys(spec.kind for spec in source.files))
+        formats = ", ".join(dict.fromkeys(spec.format.type for spec in source.files))
+        table.add_row(name, kinds, formats, Text(source.description.strip().split("\n")[0]))
+    return table
+
+
+def status_page(home: Home, instance: DagsterInstance, now: datetime) -> Table:
+    """What waits, what is missing, what serves, and whether the pool limits hold: one row each."""
+    from assets.logs.raw_zone import outcomes
+
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold")
+    table.add_column()
+    facts = {
+        "shop": f"{home.shop.name}, {home.root}",
+        "days": f"from {home.shop.first_day} in {home.shop.timezone}; nights from {home.shop.first_night}",
+        "pools": _pools(instance),
+        "daemon": _daemon(instance),
+        "drop folder": f"{len(whole_files(home.drop))} files; {len(outcomes(home))} on record",
+        "tables missing": in_words(missing_tables(instance, home.shop, last_due_night(home.shop, now)))
+        or "none",
+        "nights missing": _nights(home, instance, now),
+        "model": _champion(home),
+        "shelf": _shelf(home),
+        "outcomes": _newest_outcome(home),
+    }
+    for name, fact in facts.items():
+        table.add_row(name, escape(fact))
+    return table
+
+
+def _pools(instance: DagsterInstance) -> str:
+    from orchestration.instance import POOL_LIMITS, broken_limits
+
+    broken = broken_limits(instance)
+    if broken:
+        found = ", ".join(f"{pool} has {limit or 'no limit'}" for pool, limit in broken.items())
+        return f"limits do NOT hold: {found}. Run: nightshelf init"
+    return "limits hold: " + ", ".join(f"{pool} {limit}" for pool, limit in POOL_LIMITS.items())
+
+
+def _daemon(instance: DagsterInstance) -> str:
+    from dagster._daemon.controller import get_daemon_statuses
+
+    statuses = get_daemon_statuses(instance, instance.get_required_daemon_types())
+    silent = sorted(kind for kind, status in statuses.items() if not status.healthy)
+    if len(silent) == len(statuses):
+        return "not running; schedule and sensors rest. Run: nightshelf ui"
+    return f"not healthy: {', '.join(silent)}" if silent else "running"
+
+
+def _nights(home: Home, instance: DagsterInstance, now: datetime) -> str:
+    missing = missing_nights(instance, home.shop, last_due_night(home.shop, now))
+    given_up = [day for day in missing if attempts_of_night(instance, day).given_up]
+    text = in_words(missing) or "none"
+    return f"{text} (given up: {in_words(given_up)}; run: nightshelf night DAY)" if given_up else text
+
+
+def _champion(home: Home) -> str:
+    from resources.model_store import ModelStore
+
+    champion = ModelStore(home).champion()
+    return f"{champion.version}, as of the night of {champion.day}" if champion else "none yet"
+
+
+def _shelf(home: Home) -> str:
+    from assets.recommendations.shelf import shelves
+
+    kept = shelves(home)
+    current = next((shelf for shelf in kept if shelf.current), None)
+    if current is None:
+        return "none published yet"
+    return f"of the night of {current.day}; {len(kept)} kept for undo"
+
+
+def _newest_outcome(home: Home) -> str:
+    from assets.recommendations.outcomes import outcomes_until
+
+    rows = outcomes_until(home, date.max - timedelta(days=1)).to_pylist()
+    if not rows:
+        return "none yet"
+    newest = rows[-1]
+    return (
+        f"{newest['day']}: NDCG@10 {newest['ndcg_at_10']:.4f}, recall {newest['recall_at_k']:.4f}, "
+        f"conversion {newest['conversion']:.2%}, {newest['users_with_shelf']} shoppers"
+    )

@@ -1,0 +1,141 @@
+"""Runs a job from the command line, in the home's own instance, and says step by step what happens."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import dagster as dg
+    from dagster_shared.error import SerializableErrorInfo
+
+
+QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+"""Dagster would print every event; here the caller shows progress. The run's record keeps them all."""
+
+
+@dataclass(frozen=True)
+class StepChange:
+    """A step began (`seconds` is None) or ended."""
+
+    step: str
+    seconds: float | None = None
+    ok: bool = True
+    cause: str = ""
+
+
+@dataclass
+class Outcome:
+    """What became of a run."""
+
+    run_id: str
+    job: str
+    succeeded: bool = False
+    wall: float = 0.0
+    """Seconds from before the run was made to after its last event."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Of each step that ended, by its key."""
+    causes: dict[str, str] = field(default_factory=dict)
+    """Why each failed step failed, in its own words; "run" where no step was to blame."""
+
+
+class RunFailedError(RuntimeError):
+    """A run did not succeed; the message says which step, why, and what to do."""
+
+    def __init__(self, outcome: Outcome, what: str) -> None:
+        causes = (
+            "; ".join(f"{step}: {cause}" for step, cause in outcome.causes.items()) or "no cause on record"
+        )
+        super().__init__(
+            f"{what} failed in run {outcome.run_id[:8]}: {causes.rstrip('.')}. "
+            "The run's log is in the web UI: nightshelf ui"
+        )
+        self.outcome = outcome
+
+
+def run_job(
+    instance: dg.DagsterInstance,
+    job: str,
+    tags: Mapping[str, str] | None = None,
+    on_step: Callable[[StepChange], None] = lambda change: None,
+) -> Outcome:
+    """Run `job` now, in this process and step processes of its executor, past queue and daemon.
+
+    Pools, leases, gates and retries of steps hold as they do in any run.
+
+    Args:
+        instance: keeps the record.
+        job: a job of the definitions.
+        tags: partition tags and the like.
+        on_step: told of every step that begins or ends.
+    """
+    from dagster._core.definitions.reconstruct import ReconstructableRepository
+    from dagster._core.execution.api import execute_run_iterator
+
+    began = time.monotonic()
+    definition = ReconstructableRepository.for_module("orchestration.definitions", "defs")
+    recon = definition.get_reconstructable_job(job)
+    run = instance.create_run_for_job(
+        recon.get_definition(),
+        run_config=QUIET,
+        tags=dict(tags or {}),
+        job_code_origin=recon.get_python_origin(),
+    )
+    outcome = Outcome(run_id=run.run_id, job=job)
+    for event in execute_run_iterator(recon, run, instance):
+        change = _change(event, outcome)
+        if change:
+            on_step(change)
+    finished = instance.get_run_by_id(run.run_id)
+    outcome.succeeded = finished is not None and finished.is_success
+    outcome.wall = time.monotonic() - began
+    return outcome
+
+
+def of_day(day: object) -> dict[str, str]:
+    """Tags of a run of one partition."""
+    return {"dagster/partition": str(day)}
+
+
+def of_window(first: object, last: object) -> dict[str, str]:
+    """Tags of one run over a window of partitions, both ends included."""
+    return {
+        "dagster/asset_partition_range_start": str(first),
+        "dagster/asset_partition_range_end": str(last),
+    }
+
+
+def _change(event: dg.DagsterEvent, outcome: Outcome) -> StepChange | None:
+    step = event.step_key or ""
+    if event.is_step_start:
+        return StepChange(step)
+    if event.is_step_success:
+        seconds = (event.event_specific_data.duration_ms or 0) / 1000  # type: ignore[union-attr]
+        outcome.seconds[step] = seconds
+        return StepChange(step, seconds)
+    if event.is_step_failure:
+        cause = cause_of(event)
+        outcome.causes[step] = cause
+        return StepChange(step, 0.0, ok=False, cause=cause)
+    if event.is_run_failure and not outcome.causes:
+        outcome.causes["run"] = (
+            _innermost(event.job_failure_data.error) or event.message or "no cause on record"
+        )
+    return None
+
+
+def cause_of(event: dg.DagsterEvent) -> str:
+    """Why a step failed, in one sentence of its own: the innermost error's message."""
+    failure = event.step_failure_data
+    if failure.user_failure_data and failure.user_failure_data.description:
+        return failure.user_failure_data.description
+    return _innermost(failure.error) or event.message or "no cause on record"
+
+
+def _innermost(error: SerializableErrorInfo | None) -> str:
+    while error and error.cause:
+        error = error.cause
+    message = error.message.split("\n\nStack Trace:")[0].strip() if error else ""
+    return "it was interrupted" if message.endswith("ExecutionInterruptedError") else message

@@ -1,0 +1,85 @@
+"""Steps run in processes of their own, quick to start, and no more trainings than devices at a time."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).parents[2]
+
+JOB = """
+import json, os, sys, time
+import dagster as dg
+from orchestration.executors import DEVICE_TAG, device_executor
+
+def training(name):
+    @dg.op(name=name, tags={DEVICE_TAG: "gpu"})
+    def train():
+        began = time.time()
+        time.sleep(1.0)
+        with open(os.environ["WHEN"], "a") as log:
+            log.write(json.dumps([name, began, time.time(), os.getpid(), "torch" in sys.modules]) + "\\n")
+    return train
+
+@dg.job(executor_def=device_executor)
+def trainings():
+    for n in range(3):
+        training(f"train_{n}")()
+
+if __name__ == "__main__":
+    from orchestration.definitions import defs  # what the steps' server preloads
+    with dg.DagsterInstance.local_temp(os.environ["STORAGE"]) as instance:
+        result = dg.execute_job(dg.reconstructable(trainings), instance, run_config={
+            "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
+            "execution": {"config": {"max_concurrent": 3}}})
+        sys.exit(not result.success)
+"""
+
+
+def run_trainings(folder: Path, devices: str) -> list[tuple[str, float, float, int, bool]]:
+    """Three trainings at once; each (name, began, ended, process, whether torch was loaded)."""
+    (folder / "trainings.py").write_text(textwrap.dedent(JOB))
+    (folder / "storage").mkdir()
+    when = folder / "when.jsonl"
+    environment = os.environ | {
+        "NIGHTSHELF_DEVICES": devices,
+        "WHEN": str(when),
+        "STORAGE": str(folder / "storage"),
+        "PYTHONPATH": str(PROJECT),
+        "DAGSTER_HOME": str(folder / "storage"),
+    }
+    done = subprocess.run(
+        [sys.executable, "trainings.py"],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [tuple(json.loads(line)) for line in when.read_text().splitlines()]
+
+
+def most_at_once(runs: list[tuple[str, float, float, int, bool]]) -> int:
+    marks = sorted([(began, 1) for _, began, _, _, _ in runs] + [(ended, -1) for _, _, ended, _, _ in runs])
+    at_once, most = 0, 0
+    for _, change in marks:
+        at_once += change
+        most = max(most, at_once)
+    return most
+
+
+@pytest.mark.parametrize(("devices", "most"), [("fake:2", 2), ("none", 1)])
+def test_as_many_trainings_at_a_time_as_devices(tmp_path: Path, devices: str, most: int) -> None:
+    runs = run_trainings(tmp_path, devices)
+    assert len(runs) == 3
+    assert len({process for _, _, _, process, _ in runs}) == 3
+    assert not any(torch for *_, torch in runs), "the step server must not load what initialises CUDA"
+    assert most_at_once(runs) == most

@@ -1,0 +1,341 @@
+"""What the sensors ask for, on real instances, and that they neither forget nor ask for ever."""
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from datetime import date, datetime, timedelta
+from itertools import pairwise
+
+import dagster as dg
+import pytest
+from dagster._core.definitions.data_version import DATA_VERSION_TAG
+from dagster._core.execution.backfill import BulkActionStatus, PartitionBackfill
+from dagster._core.remote_origin import (
+    InProcessCodeLocationOrigin,
+    RemoteJobOrigin,
+    RemotePartitionSetOrigin,
+    RemoteRepositoryOrigin,
+)
+from dagster._core.test_utils import create_run_for_test, freeze_time
+from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
+from hypothesis import given
+from hypothesis import strategies as st
+
+from assets.logs.raw_zone import day_versions
+from assets.partitions import SHOP
+from orchestration import sensors
+from orchestration.definitions import defs
+from orchestration.nights import EVENTS, LABELS, MAX_ATTEMPTS, SHELF, days_between, in_windows
+from resources.home import Home
+from tests.orchestration.raw import put_rows
+
+NOON = datetime(2026, 1, 25, 12, tzinfo=SHOP.zone)
+"""The last night due by now is that of the 24th."""
+
+
+def look(
+    sensor: dg.SensorDefinition, instance: dg.DagsterInstance, cursor: str | None = None
+) -> tuple[list[dg.RunRequest], str | None, str]:
+    """One tick: (requests, cursor, reason for skipping)."""
+    context = dg.build_sensor_context(
+        instance=instance, cursor=cursor, repository_def=defs.get_repository_def(), sensor_name=sensor.name
+    )
+    found = sensor.evaluate_tick(context)
+    return list(found.run_requests or []), found.cursor, found.skip_message or ""
+
+
+def materialize(
+    instance: dg.DagsterInstance, key: dg.AssetKey, *days: date, tags: dict[str, str] | None = None
+) -> None:
+    for day in days:
+        instance.report_runless_asset_event(
+            dg.AssetMaterialization(key, partition=day.isoformat(), tags=tags)
+        )
+
+
+def run(
+    instance: dg.DagsterInstance, job: str, status: dg.DagsterRunStatus, tags: dict[str, str]
+) -> dg.DagsterRun:
+    """A run on record, ended just now if it has ended."""
+    made = create_run_for_test(instance, job, status=dg.DagsterRunStatus.STARTED, tags=tags)
+    if status is dg.DagsterRunStatus.FAILURE:
+        instance.report_run_failed(made)
+    elif status is dg.DagsterRunStatus.SUCCESS:
+        instance.report_dagster_event(
+            dg.DagsterEvent(event_type_value="PIPELINE_SUCCESS", job_name=job), made.run_id
+        )
+    elif status is dg.DagsterRunStatus.CANCELED:
+        instance.report_run_canceled(made)
+    return made
+
+
+REPOSITORY = RemoteRepositoryOrigin(
+    InProcessCodeLocationOrigin(LoadableTargetOrigin(module_name="orchestration.definitions")),
+    "__repository__",
+)
+
+
+def under_way(instance: dg.DagsterInstance, job: str, status: dg.DagsterRunStatus, **tags: str) -> None:
+    create_run_for_test(
+        instance, job, status=status, tags=tags, remote_job_origin=RemoteJobOrigin(REPOSITORY, job)
+    )
+
+
+def put(file: str, home: Home, age: float = 60) -> None:
+    path = home.drop / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(file)
+    os.utime(path, (time.time() - age, time.time() - age))
+
+
+# new_files -------------------------------------------------------------------------------------------------
+
+
+def test_new_files_asks_once_for_each_change(home: Home, instance: dg.DagsterInstance) -> None:
+    requests, cursor, reason = look(sensors.new_files, instance)
+    assert not requests and "No file" in reason
+    put("web/1.csv", home)
+    put("web/2.csv.part", home)
+    requests, cursor, _ = look(sensors.new_files, instance)
+    assert len(requests) == 1 and requests[0].run_key is None
+    requests, cursor, reason = look(sensors.new_files, instance, cursor)
+    assert not requests and "same as before" in reason
+    put("web/2.csv", home)
+    requests, cursor, _ = look(sensors.new_files, instance, cursor)
+    assert len(requests) == 1
+
+
+def test_new_files_leaves_it_to_a_run_that_waits(home: Home, instance: dg.DagsterInstance) -> None:
+    under_way(instance, "ingest", dg.DagsterRunStatus.QUEUED)
+    put("web/1.csv", home)
+    requests, cursor, _ = look(sensors.new_files, instance)
+    assert not requests and cursor
+    assert not look(sensors.new_files, instance, cursor)[0]
+
+
+# missed_nights ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def noon() -> Iterator[None]:
+    with freeze_time(NOON):
+        yield
+
+
+@pytest.fixture
+def open_shop(home: Home, instance: dg.DagsterInstance, noon: None) -> Home:
+    """Logs have come, and the days before the first night are in tables."""
+    put("web/1.csv", home)
+    assert SHOP.first_night is not None
+    materialize(instance, EVENTS, *days_between(SHOP.first_day, SHOP.first_night - timedelta(days=1)))
+    return home
+
+
+def missed(instance: dg.DagsterInstance) -> list[tuple[str | None, str | None]]:
+    """What two looks in a row ask for: (job, partition or window)."""
+    first, cursor, _ = look(sensors.missed_nights, instance)
+    assert first == [], "one look must not be enough"
+    requests, _, _ = look(sensors.missed_nights, instance, cursor)
+    return [(r.job_name, r.partition_key or r.tags["nightshelf/asked"]) for r in requests]
+
+
+def nights(first: int, last: int) -> list[tuple[str | None, str | None]]:
+    return [("nightly", str(day)) for day in days_between(date(2026, 1, first), date(2026, 1, last))]
+
+
+def test_all_missing_nights_are_asked_for_oldest_first(open_shop: Home, instance: dg.DagsterInstance) -> None:
+    assert missed(instance) == nights(12, 24)  # more than the five ticks Dagster itself would catch up on
+    materialize(instance, SHELF, *days_between(date(2026, 1, 12), date(2026, 1, 20)))
+    assert missed(instance) == nights(21, 24)
+    materialize(instance, SHELF, *days_between(date(2026, 1, 21), date(2026, 1, 24)))
+    requests, _, reason = look(sensors.missed_nights, instance)
+    assert not requests and "Every night up to 2026-01-24" in reason
+
+
+def test_a_gap_in_the_middle_is_found(open_shop: Home, instance: dg.DagsterInstance) -> None:
+    days = days_between(date(2026, 1, 12), date(2026, 1, 24))
+    materialize(instance, SHELF, *(day for day in days if day.day not in (14, 19)))
+    assert missed(instance) == [*nights(14, 14), *nights(19, 19)]
+
+
+@pytest.mark.parametrize(
+    "status", [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
+)
+def test_a_night_under_way_is_left_alone(
+    open_shop: Home, instance: dg.DagsterInstance, status: dg.DagsterRunStatus
+) -> None:
+    under_way(instance, "nightly", status, **{"dagster/partition": "2026-01-12"})
+    assert missed(instance) == nights(13, 24)
+
+
+def test_before_two_o_clock_yesterday_belongs_to_the_schedule(
+    home: Home, instance: dg.DagsterInstance
+) -> None:
+    put("web/1.csv", home)
+    materialize(instance, EVENTS, *days_between(date(2026, 1, 5), date(2026, 1, 11)))
+    materialize(instance, SHELF, *days_between(date(2026, 1, 12), date(2026, 1, 23)))
+    with freeze_time(datetime(2026, 1, 25, 1, 59, tzinfo=SHOP.zone)):
+        assert missed(instance) == []
+    with freeze_time(datetime(2026, 1, 25, 2, 1, tzinfo=SHOP.zone)):
+        assert missed(instance) == nights(24, 24)
+
+
+@pytest.mark.parametrize("status", [dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED])
+def test_a_night_that_fails_rests_is_tried_again_and_then_left_to_people(
+    open_shop: Home, instance: dg.DagsterInstance, status: dg.DagsterRunStatus
+) -> None:
+    materialize(instance, SHELF, *days_between(date(2026, 1, 13), date(2026, 1, 24)))
+    now = NOON
+    for attempt in range(MAX_ATTEMPTS):
+        with freeze_time(now):
+            assert missed(instance) == nights(12, 12), f"attempt {attempt + 1}"
+            run(instance, "nightly", status, {"dagster/partition": "2026-01-12"})
+        with freeze_time(now + timedelta(minutes=30)):
+            assert missed(instance) == []
+        now += timedelta(minutes=61)
+    for later in (timedelta(hours=2), timedelta(days=1)):
+        with freeze_time(NOON.replace(hour=20) + later - timedelta(hours=2)):
+            _, cursor, _ = look(sensors.missed_nights, instance)
+            requests, _, reason = look(sensors.missed_nights, instance, cursor)
+            assert "2026-01-12" not in [request.partition_key for request in requests]
+            if not requests:
+                assert "Given up after repeated failures: 2026-01-12" in reason
+                assert "nightshelf night DAY" in reason
+
+
+def test_the_days_before_the_first_night_are_brought_into_tables_first(
+    home: Home, instance: dg.DagsterInstance, noon: None
+) -> None:
+    put("web/1.csv", home)
+    assert missed(instance) == [("warehouse", "tables-2026-01-05-2026-01-11")]
+    _, cursor, _ = look(sensors.missed_nights, instance)
+    requests, _, _ = look(sensors.missed_nights, instance, cursor)
+    assert requests[0].tags["dagster/asset_partition_range_start"] == "2026-01-05"
+    assert requests[0].tags["dagster/asset_partition_range_end"] == "2026-01-11"
+    at_work = run(instance, "warehouse", dg.DagsterRunStatus.STARTED, dict(requests[0].tags))
+    assert missed(instance) == []
+    materialize(instance, EVENTS, *days_between(date(2026, 1, 5), date(2026, 1, 11)))
+    assert missed(instance) == []  # the tables are not finished before the run is
+    instance.report_run_failed(at_work)
+    assert missed(instance) == nights(12, 24)
+
+
+def test_an_empty_shop_asks_for_nothing(home: Home, instance: dg.DagsterInstance, noon: None) -> None:
+    requests, _, reason = look(sensors.missed_nights, instance)
+    assert not requests and "No logs have come yet" in reason
+
+
+def test_a_backfill_of_shelves_is_waited_for(open_shop: Home, instance: dg.DagsterInstance) -> None:
+    backfill = PartitionBackfill(
+        backfill_id="b",
+        status=BulkActionStatus.REQUESTED,
+        from_failure=False,
+        tags={},
+        backfill_timestamp=time.time(),
+        partition_set_origin=RemotePartitionSetOrigin(
+            repository_origin=REPOSITORY, partition_set_name="nightly_partition_set"
+        ),
+        partition_names=["2026-01-12"],
+    )
+    instance.add_backfill(backfill)
+    assert "backfill is under way" in look(sensors.missed_nights, instance)[2]
+    instance.update_backfill(backfill.with_status(BulkActionStatus.COMPLETED_SUCCESS))
+    assert missed(instance) == nights(12, 24)
+
+
+# late_rows -------------------------------------------------------------------------------------------------
+
+
+def versions_now(home: Home, *days: date) -> Iterator[tuple[date, str]]:
+    yield from day_versions(home, days).items()
+
+
+def made(home: Home, instance: dg.DagsterInstance, *days: date) -> None:
+    """These days' tables were made from the rows that lie there now."""
+    for day, version in versions_now(home, *days):
+        materialize(instance, EVENTS, day, tags={DATA_VERSION_TAG: version})
+        materialize(instance, LABELS, day)
+
+
+def load(home: Home, load_id: str, *days: date) -> None:
+    """Rows of these days come into the raw zone, by the real reader of a real file."""
+    put_rows(home, load_id, days)
+
+
+def late(instance: dg.DagsterInstance) -> list[tuple[str, str]]:
+    requests, _, _ = look(sensors.late_rows, instance)
+    return [
+        (r.tags["dagster/asset_partition_range_start"], r.tags["dagster/asset_partition_range_end"])
+        for r in requests
+    ]
+
+
+def jan(*days: int) -> Sequence[date]:
+    return [date(2026, 1, day) for day in days]
+
+
+def test_late_rows_ask_for_their_day_and_the_days_that_look_back_on_it(
+    home: Home, instance: dg.DagsterInstance
+) -> None:
+    load(home, "first", *jan(5, 6, 20))
+    made(home, instance, *days_between(*jan(5, 22)))
+    assert late(instance) == []
+    load(home, "late", *jan(6))
+    assert late(instance) == [("2026-01-06", "2026-01-13")]
+    load(home, "later", *jan(20))  # the days that look back end where the made days end
+    assert late(instance) == [("2026-01-06", "2026-01-13"), ("2026-01-20", "2026-01-22")]
+    made(home, instance, *days_between(*jan(6, 13)))
+    assert late(instance) == [("2026-01-20", "2026-01-22")]
+
+
+def test_days_never_made_are_not_late(home: Home, instance: dg.DagsterInstance) -> None:
+    load(home, "first", *jan(5, 6))
+    made(home, instance, *jan(5))
+    load(home, "second", *jan(6, 7))
+    assert late(instance) == []
+
+
+def test_rows_recorded_but_not_brought_into_labels_are_asked_for(
+    home: Home, instance: dg.DagsterInstance
+) -> None:
+    load(home, "first", *jan(5))
+    made(home, instance, *jan(5))
+    load(home, "late", *jan(5))
+    for day, version in versions_now(home, *jan(5)):
+        materialize(instance, EVENTS, day, tags={DATA_VERSION_TAG: version})
+    assert late(instance) == [("2026-01-05", "2026-01-05")]
+
+
+def test_late_rows_wait_for_runs_at_work_and_give_up_in_the_end(
+    home: Home, instance: dg.DagsterInstance
+) -> None:
+    load(home, "first", *jan(5))
+    made(home, instance, *jan(5))
+    load(home, "late", *jan(5))
+    at_work = run(instance, "nightly", dg.DagsterRunStatus.STARTED, {})
+    assert late(instance) == []
+    instance.report_run_failed(at_work)
+    now = datetime.now(SHOP.zone)
+    for _ in range(MAX_ATTEMPTS):
+        with freeze_time(now):
+            (request,), _, _ = look(sensors.late_rows, instance)
+            run(instance, "warehouse", dg.DagsterRunStatus.FAILURE, dict(request.tags))
+            assert late(instance) == []
+        now += timedelta(minutes=61)
+    with freeze_time(now):
+        requests, _, reason = look(sensors.late_rows, instance)
+        assert not requests and "nightshelf backfill 2026-01-05 2026-01-05 --tables" in reason
+        load(home, "yet another", *jan(5))
+        assert late(instance) == [("2026-01-05", "2026-01-05")]
+
+
+# windows ----------------------------------------------------------------------------------------------------
+
+
+@given(st.sets(st.integers(0, 60), min_size=1))
+def test_windows_hold_exactly_the_days_and_never_touch(offsets: set[int]) -> None:
+    days = {date(2026, 1, 1) + timedelta(days=n) for n in offsets}
+    windows = in_windows(days)
+    assert {day for first, last in windows for day in days_between(first, last)} == days
+    for (_, last), (first, _) in pairwise(windows):
+        assert first - last > timedelta(days=1)
