@@ -1,0 +1,35 @@
+# make demo: see it work.   make test: lint, types, SQL lint, every test.   make ui: the web UI and the daemon.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test ui clean
+
+demo: $(STAMP)
+	$(BIN)/nightshelf demo
+
+test: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	cd dbt && ../$(BIN)/sqlfluff lint --disable-progress-bar .
+	$(BIN)/dg check defs
+	$(BIN)/pytest
+
+ui: $(STAMP)
+	$(BIN)/nightshelf ui
+
+# Data in home/ is left alone: remove that folder yourself.
+clean:
+	rm -rf $(VENV) build *.egg-info dbt/target dbt/logs
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -rf .pytest_cache .hypothesis .mypy_cache .ruff_cache .import_linter_cache
+
+$(STAMP): requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Nightshelf needs Python 3.11 or newer: make PYTHON=python3.11")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
