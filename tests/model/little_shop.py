@@ -9,6 +9,8 @@ from pathlib import Path
 
 import duckdb
 import numpy as np
+import torch
+from transformers import BertConfig, BertModel, BertTokenizer
 
 D = date(2026, 1, 20)
 """The cut-off day."""
@@ -19,11 +21,12 @@ CREATE SCHEMA marts; CREATE SCHEMA labels;
 CREATE TABLE marts.fct_events (event_id VARCHAR, day DATE, event_at TIMESTAMP, user_key VARCHAR,
     session_id VARCHAR, item_id VARCHAR, behavior VARCHAR, weight DOUBLE, price DOUBLE, quantity DOUBLE,
     price_z DOUBLE, activity_z DOUBLE, source VARCHAR, load_id VARCHAR, line BIGINT);
-CREATE TABLE labels.lbl_behaviors (day DATE, user_key VARCHAR, item_id VARCHAR, behavior VARCHAR, weight DOUBLE,
-    browses INTEGER, clicks INTEGER, carts INTEGER, purchases INTEGER, revenue DOUBLE);
+CREATE TABLE labels.lbl_behaviors (day DATE, user_key VARCHAR, item_id VARCHAR, behavior VARCHAR,
+    weight DOUBLE, browses INTEGER, clicks INTEGER, carts INTEGER, purchases INTEGER, revenue DOUBLE);
 CREATE TABLE marts.dim_item_versions (item_id VARCHAR, valid_from DATE, title VARCHAR, description VARCHAR,
     category VARCHAR, brand VARCHAR, price DOUBLE, in_stock BOOLEAN);
-CREATE TABLE marts.fct_item_pairs (day DATE, item_id VARCHAR, other_item_id VARCHAR, pairs BIGINT, weight DOUBLE);
+CREATE TABLE marts.fct_item_pairs (day DATE, item_id VARCHAR, other_item_id VARCHAR, pairs BIGINT,
+    weight DOUBLE);
 CREATE TABLE marts.fct_popularity (day DATE, item_id VARCHAR, events BIGINT, users BIGINT, browses BIGINT,
     clicks BIGINT, carts BIGINT, purchases BIGINT, weight DOUBLE);
 """
@@ -48,7 +51,7 @@ class LittleWarehouse:
 def little_warehouse(
     folder: Path, *, items: int = 40, users: int = 30, days: int = 12, events_a_day: int = 60, words: int = 0
 ) -> LittleWarehouse:
-    """`days` days of seeded events up to and including `D`; shoes get bought, lamps clicked, the rest browsed.
+    """`days` days of seeded events up to and including `D`; shoes get bought, lamps clicked, others browsed.
 
     Args:
         words: words of description per item, to make texts as long as a shop's.
@@ -56,9 +59,10 @@ def little_warehouse(
     warehouse = LittleWarehouse(folder / "warehouse.duckdb")
     rng = np.random.default_rng(3)
     nouns = [NOUNS[n % len(NOUNS)] for n in range(items)]
+    adjectives = [ADJECTIVES[n // len(NOUNS) % len(ADJECTIVES)] for n in range(items)]
     about = [" ".join(rng.choice(ADJECTIVES, words)) if words else None for _ in range(items)]
     versions = [
-        (f"i{n:05d}", date(2025, 12, 1), f"{ADJECTIVES[n // len(NOUNS) % len(ADJECTIVES)]} {nouns[n]} {n}", about[n],
+        (f"i{n:05d}", date(2025, 12, 1), f"{adjectives[n]} {nouns[n]} {n}", about[n],
          f"home > {nouns[n]}s", f"brand {n % 5}", 5.0 + n % 90, n % 13 != 5)
         for n in range(items)
     ]  # fmt: skip
@@ -73,15 +77,14 @@ def little_warehouse(
     with duckdb.connect(str(warehouse.file)) as c:
         c.execute(SCHEMA)
         c.executemany("INSERT INTO marts.dim_item_versions VALUES (?, ?, ?, ?, ?, ?, ?, ?)", versions)
-        c.execute(
-            "CREATE TEMP TABLE e (event_id VARCHAR, day DATE, u INTEGER, n INTEGER, behavior VARCHAR, k INTEGER)"
-        )
+        c.execute("CREATE TEMP TABLE e (event_id VARCHAR, day DATE, u INT, n INT, behavior VARCHAR, k INT)")
         values = ", ".join(f"('{i}', DATE '{d}', {u}, {n}, '{b}', {k})" for i, d, u, n, b, k in events)
         c.execute(f"INSERT INTO e VALUES {values}")
         c.execute("""
             INSERT INTO marts.fct_events
             SELECT event_id, day, day + INTERVAL 8 HOUR + INTERVAL (k * 37) SECOND, printf('k1:%04d', u),
-                printf('s-%s-%d', day, u), printf('i%05d', n), behavior, 1, 5.0 + n % 90, 1, 0, 0, 'web', 'l1', k
+                printf('s-%s-%d', day, u), printf('i%05d', n), behavior,
+                1, 5.0 + n % 90, 1, 0, 0, 'web', 'l1', k
             FROM e;
             INSERT INTO labels.lbl_behaviors
             SELECT day, user_key, item_id,
@@ -106,9 +109,6 @@ def little_warehouse(
 
 def tiny_encoder(folder: Path) -> Path:
     """A random BERT of 2 layers and 32 dimensions with a WordPiece vocabulary of the shop's words."""
-    import torch
-    from transformers import BertConfig, BertModel, BertTokenizer
-
     torch.manual_seed(1)
     letters = "abcdefghijklmnopqrstuvwxyz0123456789.>"
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "home", "brand", *ADJECTIVES, *NOUNS]

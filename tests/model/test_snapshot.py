@@ -22,7 +22,8 @@ LATER = {
     "0.01 AS price, 'sold out' AS title, false AS in_stock) FROM marts.dim_item_versions",
     "new item": f"INSERT INTO marts.dim_item_versions VALUES "
     f"('new', DATE '{FUTURE}', 'new', NULL, NULL, NULL, 1, true)",
-    "pairs": f"INSERT INTO marts.fct_item_pairs SELECT * REPLACE (DATE '{FUTURE}' AS day) FROM marts.fct_item_pairs",
+    "pairs": f"INSERT INTO marts.fct_item_pairs SELECT * REPLACE (DATE '{FUTURE}' AS day) "
+    "FROM marts.fct_item_pairs",
     "popularity": f"INSERT INTO marts.fct_popularity VALUES ('{FUTURE}', 'new', 9, 9, 9, 0, 0, 0, 9)",
 }
 
@@ -145,7 +146,7 @@ def test_a_manifest_of_other_files_and_a_missing_file_are_noticed(
 
 
 def test_days_without_events_are_an_error_in_words(warehouse: LittleWarehouse, tmp_path: Path) -> None:
-    with pytest.raises(SnapshotError, match="nothing from 2024-01-04 to 2024-01-10.*backfill"):
+    with pytest.raises(SnapshotError, match=r"nothing from 2024-01-04 to 2024-01-10.*backfill"):
         write_snapshot(warehouse, date(2024, 1, 10), 7, tmp_path / "s")
     assert not any((tmp_path / "s").iterdir())
     with pytest.raises(FileNotFoundError, match="materialize training_snapshot for 2024-01-10"):

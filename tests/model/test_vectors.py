@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from assets.model.vectors import encoder_hash, item_vectors
 from resources.text_encoder import load_encoder, resolve_encoder
@@ -24,8 +25,6 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def reference(encoder: Path, texts: list[str]) -> np.ndarray:
     """One text at a time, straight from the library."""
-    import torch
-
     model, tokenizer = load_encoder(str(encoder))
     model.eval()
     rows = []
@@ -106,7 +105,7 @@ def test_several_processes_may_fill_the_cache_at_once(encoder: Path, tmp_path: P
 
 
 def test_the_genuine_encoder_gives_the_published_vectors(tmp_path: Path) -> None:
-    from sentence_transformers import SentenceTransformer
+    from sentence_transformers import SentenceTransformer  # noqa: PLC0415 - six seconds
 
     texts = ["Trail running shoe. Acme. footwear", "Sneaker for joggers", "Electric kettle, 1.7 litres"]
     folder = Path(resolve_encoder("default"))

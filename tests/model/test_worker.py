@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +26,8 @@ from tests.model.little_shop import D, little_warehouse, tiny_encoder
 
 WORKER = [sys.executable, "-m", "assets.model.train"]
 FORBIDDEN = {
-    "dagster", "dbt", "duckdb", "matplotlib", "pandas", "pydantic", "scipy", "sentence_transformers", "sklearn",
+    "dagster", "dbt", "duckdb", "matplotlib", "pandas", "pydantic", "scipy", "sentence_transformers",
+    "sklearn",
 }  # fmt: skip
 BARE = f"""
 import importlib.machinery, sys
@@ -48,8 +50,15 @@ from resources.devices import lease_device
 from resources.home import Home
 home, snapshot, recipe = map(Path, sys.argv[1:])
 with lease_device(Home(home)) as device:
-    run_worker(snapshot, home / "out", recipe, device=device, cache=home / "vectors", log=lambda m: print(m, flush=True))
+    log = lambda message: print(message, flush=True)
+    run_worker(snapshot, home / "out", recipe, device=device, cache=home / "vectors", log=log)
 """
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Networks this small are slower on two threads, much slower where others work beside them."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="module")
@@ -141,9 +150,8 @@ def test_what_is_wrong_is_said_in_a_line(
     snapshot: Snapshot, tmp_path: Path, change: dict[str, str], message: str
 ) -> None:
     options = {"--snapshot": str(snapshot.path), "--out": str(tmp_path / "out"), "--config": "demo", **change}
-    ran = subprocess.run(
-        [*WORKER, *(part for pair in options.items() for part in pair)], capture_output=True, text=True
-    )
+    command = [*WORKER, *(part for pair in options.items() for part in pair)]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ran.returncode == 2
     assert message in ran.stderr
     assert "Traceback" not in ran.stderr
@@ -156,10 +164,31 @@ def test_a_failed_worker_is_reported_with_what_it_said(
     monkeypatch.setenv("NIGHTSHELF_DEVICES", "none")
     with (
         lease_device(Home(tmp_path)) as device,
-        pytest.raises(WorkerError, match="status 2: error: task: 'juggling' is no task; there is behavior"),
+        pytest.raises(WorkerError, match="status 2: error: task: 'juggling' is no task") as refused,
     ):
         config = recipe("task: juggling")
         run_worker(snapshot.path, tmp_path / "out", config, device=device, cache=tmp_path / "vectors")
+    assert not refused.value.retry
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_worker_that_was_killed_may_be_tried_again(
+    snapshot: Snapshot, recipe: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NIGHTSHELF_DEVICES", "none")
+
+    def kill_at_first_step(message: str) -> None:
+        if message.startswith("step "):
+            for child in Path(f"/proc/self/task/{threading.get_native_id()}/children").read_text().split():
+                os.kill(int(child), signal.SIGKILL)  # as the kernel does when memory runs out
+
+    config, out = recipe("epochs: 1000"), tmp_path / "out"
+    with lease_device(Home(tmp_path)) as device, pytest.raises(WorkerError, match="status -9") as killed:
+        run_worker(
+            snapshot.path, out, config, device=device, cache=tmp_path / "vectors", log=kill_at_first_step
+        )
+    assert killed.value.retry
+    assert not out.exists()
 
 
 def gone(pid: int, seconds: float) -> bool:

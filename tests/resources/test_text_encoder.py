@@ -16,7 +16,6 @@ from resources.text_encoder import (
     load_encoder,
     resolve_encoder,
 )
-
 from tests.model.little_shop import tiny_encoder
 
 
