@@ -53,8 +53,8 @@ def load_encoder(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     Raises:
         EncoderError: it cannot be found, is incomplete, or has no safetensors weights.
     """
-    import torch  # noqa: PLC0415
-    from transformers import AutoModel, AutoTokenizer  # noqa: PLC0415
+    import torch
+    from transformers import AutoModel, AutoTokenizer
 
     source = resolve_encoder(name)
     safe = {"trust_remote_code": False, "local_files_only": Path(source).is_dir()}

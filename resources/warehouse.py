@@ -95,7 +95,7 @@ class Warehouse:
 
     def _connect(self, *, read_only: bool) -> duckdb.DuckDBPyConnection:
         """Also waits for those who take no lease: a database tool, or a dbt whose parent was killed."""
-        import duckdb  # noqa: PLC0415 - the code location imports this module, and does not need it
+        import duckdb
 
         began, told = time.monotonic(), False
         while True:

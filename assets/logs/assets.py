@@ -32,7 +32,7 @@ def ingest_outcomes(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
     rename. Lines = header + blank + loaded + refused, for every file. Days that get rows after they were
     reported are named under `late_days`.
     """
-    from assets.logs.raw_zone import outcomes, take_in_all  # noqa: PLC0415 - keeps the definitions light
+    from assets.logs.raw_zone import outcomes, take_in_all
 
     home = Home.current()
     taken = take_in_all(home, context.log.info)
@@ -77,7 +77,7 @@ def raw_behavior_events(
     The rows are in the raw zone already: this reports how many each day has, from which files, and stamps the
     day with a data version that changes as soon as another file holds rows of it.
     """
-    from assets.logs.raw_zone import outcomes  # noqa: PLC0415 - keeps the definitions light
+    from assets.logs.raw_zone import outcomes
 
     require_passed(context)
     ledger = outcomes(Home.current())
@@ -106,7 +106,7 @@ def raw_products(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
 
     The rows are in the raw zone already: this reports how many there are, and from which files.
     """
-    from assets.logs.raw_zone import outcomes  # noqa: PLC0415 - keeps the definitions light
+    from assets.logs.raw_zone import outcomes
 
     require_passed(context)
     held = [
@@ -166,7 +166,7 @@ def _file_table(taken: Sequence["Outcome"]) -> str:
 
 
 def _reason_table(home: Home, taken: Sequence["Outcome"]) -> str:
-    from assets.logs.raw_zone import rejects_by_reason  # noqa: PLC0415 - keeps the definitions light
+    from assets.logs.raw_zone import rejects_by_reason
 
     rows = rejects_by_reason(home, [outcome.load_id for outcome in taken])
     if not rows:

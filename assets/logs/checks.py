@@ -17,7 +17,7 @@ def accounting_adds_up() -> dg.AssetCheckResult:
     """Of every file ever seen: lines = header + blank + loaded + refused, and what is in place is what was
     loaded.
     """
-    from assets.logs.raw_zone import outcomes, rows_in_place  # noqa: PLC0415 - keeps the definitions light
+    from assets.logs.raw_zone import outcomes, rows_in_place
 
     home = Home.current()
     ledger = outcomes(home)
@@ -55,7 +55,7 @@ def accounting_adds_up() -> dg.AssetCheckResult:
 @dg.asset_check(asset=ingest_outcomes)
 def refused_share() -> dg.AssetCheckResult:
     """No file, but those that are left out on purpose, has more than a twentieth of its lines refused."""
-    from assets.logs.raw_zone import outcomes  # noqa: PLC0415 - keeps the definitions light
+    from assets.logs.raw_zone import outcomes
 
     much = [
         outcome
@@ -83,7 +83,7 @@ def day_has_events(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResul
     """Every day of the run has events. A day without any is more often a broken tracker than a closed
     shop.
     """
-    from assets.logs.raw_zone import days_of_loads  # noqa: PLC0415 - keeps the definitions light
+    from assets.logs.raw_zone import days_of_loads
 
     held = days_of_loads(Home.current())
     asked = days_of(context)

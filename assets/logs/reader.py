@@ -179,8 +179,8 @@ class Reader:
         self.db.execute("CREATE OR REPLACE TEMP VIEW raw AS SELECT * FROM block")
 
     def _read_parquet(self) -> None:
-        import pyarrow.parquet as pq  # noqa: PLC0415 - it costs a fifth of a second that text files need not pay
-        from pyarrow import ArrowException  # noqa: PLC0415
+        import pyarrow.parquet as pq
+        from pyarrow import ArrowException
 
         try:
             file = pq.ParquetFile(self.job["copy"])
@@ -210,7 +210,7 @@ class Reader:
             raise FileRefusedError("bad_parquet", "a page of it cannot be read. Write it again.") from error
 
     def _check_types(self, schema: pa.Schema) -> None:
-        from pyarrow import types  # noqa: PLC0415 - see _read_parquet
+        from pyarrow import types
 
         for name in _paths(self.spec):
             if name in schema.names and types.is_nested(schema.field(name).type):

@@ -31,8 +31,8 @@ def training_snapshot(context: dg.AssetExecutionContext) -> dg.MaterializeResult
     The folder is named after the hash of its content, so the same content is the same snapshot. A model made
     from it can be made again.
     """
-    from assets.model.snapshot import write_snapshot  # noqa: PLC0415
-    from resources.warehouse import Warehouse  # noqa: PLC0415
+    from assets.model.snapshot import write_snapshot
+    from resources.warehouse import Warehouse
 
     require_passed(context)
     (day,) = days_of(context)
@@ -68,9 +68,9 @@ def fine_tuned_model(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
     Trains in a child process on a leased device, or on the CPU where there is no GPU, and seals the result
     as a bundle. How is the recipe's business (`recipe` in shop.yaml).
     """
-    from assets.model.bundle import WorkerError, make_bundle  # noqa: PLC0415
-    from assets.model.recipe import RecipeError  # noqa: PLC0415
-    from assets.model.report import loss_chart, report_chart, report_table  # noqa: PLC0415
+    from assets.model.bundle import WorkerError, make_bundle
+    from assets.model.recipe import RecipeError
+    from assets.model.report import loss_chart, report_chart, report_table
 
     require_passed(context)
     (day,) = days_of(context)
@@ -120,7 +120,7 @@ def model_evaluation(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
     All methods know the days before and nothing of the day itself. Figures of each shopper are kept for the
     paired comparison.
     """
-    from assets.model.promotion import (  # noqa: PLC0415
+    from assets.model.promotion import (
         calibration_table,
         evaluate_night,
         figures_chart,
@@ -154,8 +154,8 @@ def champion_model(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
     The gate asks that the candidate be no worse than the incumbent and better than the best baseline. The
     very first model serves in any case, provisionally, for a shop wants a shelf.
     """
-    from assets.model.promotion import promote_night  # noqa: PLC0415
-    from resources.model_store import ModelStore  # noqa: PLC0415
+    from assets.model.promotion import promote_night
+    from resources.model_store import ModelStore
 
     require_passed(context)
     (day,) = days_of(context)

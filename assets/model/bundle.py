@@ -184,9 +184,9 @@ def _event(line: str) -> dict[str, Any]:
 
 
 def _add_recommender(folder: Path, snapshot: Snapshot, home: Home, log: Log) -> None:
-    from safetensors.numpy import save_file  # noqa: PLC0415
+    from safetensors.numpy import save_file
 
-    from assets.model.recommender import fit_recommender  # noqa: PLC0415
+    from assets.model.recommender import fit_recommender
 
     items = snapshot.table("items").select(["item_id", "text"]).to_pydict()
     vectors = item_vectors(folder / "encoder", [text or "" for text in items["text"]], home.vectors, log)

@@ -9,9 +9,9 @@ from resources.home import Home
 @dg.asset_check(asset="champion_model", partitions_def=nights)
 def candidate_beats_incumbent_and_baselines(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
     """The night's candidate passed the gate. If not, this warns and says why; a model still serves."""
-    from assets.model.evaluation import Evaluation  # noqa: PLC0415
-    from assets.model.gate import decide  # noqa: PLC0415
-    from assets.model.promotion import evaluations  # noqa: PLC0415
+    from assets.model.evaluation import Evaluation
+    from assets.model.gate import decide
+    from assets.model.promotion import evaluations
 
     (day,) = days_of(context)
     decision = decide(Evaluation.load(evaluations(Home.current()), day))
@@ -26,7 +26,7 @@ def candidate_beats_incumbent_and_baselines(context: dg.AssetCheckExecutionConte
 @dg.asset_check(asset="champion_model", partitions_def=nights, blocking=True)
 def serving_bundle_is_what_was_sealed(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
     """Every file of the serving bundle has the SHA-256 that its manifest names."""
-    from resources.model_store import BundleError, ModelStore, TamperedBundleError  # noqa: PLC0415
+    from resources.model_store import BundleError, ModelStore, TamperedBundleError
 
     (day,) = days_of(context)
     store = ModelStore(Home.current())

@@ -32,7 +32,7 @@ def evaluate_night(home: Home, day: date, log: Log = lambda message: None) -> Ev
         BundleError: the day has no candidate.
         TamperedBundleError: a bundle's files are not those that were sealed.
     """
-    from assets.model.serving import open_recommender  # noqa: PLC0415 - brings torch along
+    from assets.model.serving import open_recommender
 
     store, snapshot = ModelStore(home), snapshot_of(home, day)
     version, before = store.candidate(day), store.champion_before(day)
@@ -98,7 +98,7 @@ def calibration_table(evaluation: Evaluation) -> str:
 
 def figures_chart(evaluation: Evaluation) -> Figure:
     """NDCG@10 and recall@10 of each method as bars, the worst below."""
-    from matplotlib.figure import Figure  # noqa: PLC0415 - half a second that only a picture needs
+    from matplotlib.figure import Figure
 
     ordered = sorted(evaluation.methods.items(), key=lambda method: method[1][f"ndcg@{K}"])
     figure = Figure(figsize=(7, 0.6 * len(ordered) + 1.2))

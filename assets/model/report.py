@@ -67,7 +67,7 @@ def loss_chart(curve: Mapping[str, Any]) -> Figure:
     Args:
         curve: what `loss.json` holds: `train` [{step, loss, …}] and `dev` [{step, loss, …}].
     """
-    from matplotlib.figure import Figure  # noqa: PLC0415
+    from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 3.2))
     axis = figure.subplots()
@@ -91,7 +91,7 @@ def loss_chart(curve: Mapping[str, Any]) -> Figure:
 
 def report_chart(report: Mapping[str, Any]) -> Figure:
     """Precision, recall and F1 as bars, per label and average."""
-    from matplotlib.figure import Figure  # noqa: PLC0415
+    from matplotlib.figure import Figure
 
     names = list(report)
     place = np.arange(len(names))

@@ -23,7 +23,7 @@ def open_recommender(
         cache: folder of cached item vectors (`Home.vectors`); only unseen texts are encoded.
         log: told the progress.
     """
-    from assets.model.vectors import item_vectors  # noqa: PLC0415 - brings torch along
+    from assets.model.vectors import item_vectors
 
     items = snapshot.table("items").select(["item_id", "text"]).to_pydict()
     vectors = item_vectors(bundle / "encoder", [text or "" for text in items["text"]], cache, log)

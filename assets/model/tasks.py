@@ -110,14 +110,14 @@ class BehaviorTask:
         return TaskData(texts.to_pylist(), splits)
 
     def network(self, encoder: PreTrainedModel) -> TextClassifier:
-        from assets.model.network import HeadConfig, TextClassifier  # noqa: PLC0415
+        from assets.model.network import HeadConfig, TextClassifier
 
         return TextClassifier(encoder, HeadConfig(labels=len(self.labels)))
 
     def loss(self, train: Examples, balanced: bool) -> Loss:
         """Cross-entropy; where balanced, weighted by n / (labels · n_label) (King and Zeng 2001)."""
-        import torch  # noqa: PLC0415
-        from torch.nn import functional  # noqa: PLC0415
+        import torch
+        from torch.nn import functional
 
         count = np.maximum(np.bincount(train.target, minlength=len(self.labels)), 1)
         weight = len(train) / (len(self.labels) * count) if balanced else np.ones(len(self.labels))

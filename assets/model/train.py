@@ -52,10 +52,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
-    from assets.model.recipe import RecipeError, load_recipe  # noqa: PLC0415
-    from assets.model.snapshot import Snapshot, SnapshotError  # noqa: PLC0415
-    from assets.model.training import TrainingError  # noqa: PLC0415
-    from resources.text_encoder import EncoderError  # noqa: PLC0415
+    from assets.model.recipe import RecipeError, load_recipe
+    from assets.model.snapshot import Snapshot, SnapshotError
+    from assets.model.training import TrainingError
+    from resources.text_encoder import EncoderError
 
     try:
         work(Snapshot.load(args.snapshot), load_recipe(args.config), args.out, args.vectors, tell)
@@ -90,14 +90,14 @@ def work(
         raise FileExistsError(f"--out {out}: must be a folder that is absent or empty")
     began = time.perf_counter()
 
-    from transformers.utils import logging as hub_logging  # noqa: PLC0415
+    from transformers.utils import logging as hub_logging
 
-    from assets.model.recipe import RecipeError  # noqa: PLC0415
-    from assets.model.tasks import TASKS  # noqa: PLC0415
-    from assets.model.training import pick_device, train  # noqa: PLC0415
-    from assets.model.vectors import item_vectors  # noqa: PLC0415
-    from resources.devices import CPU, LEASED  # noqa: PLC0415
-    from resources.text_encoder import load_encoder  # noqa: PLC0415
+    from assets.model.recipe import RecipeError
+    from assets.model.tasks import TASKS
+    from assets.model.training import pick_device, train
+    from assets.model.vectors import item_vectors
+    from resources.devices import CPU, LEASED
+    from resources.text_encoder import load_encoder
 
     hub_logging.disable_progress_bar()
     if recipe.task not in TASKS:
@@ -150,7 +150,7 @@ def die_with(parent: int) -> None:
 
 def device_name(device: torch.device) -> str:
     """`cpu`, or the GPU's name."""
-    import torch  # noqa: PLC0415
+    import torch
 
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
@@ -184,7 +184,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _save(trained: Trained, tokenizer: Any, recipe: Recipe, folder: Path) -> None:
-    from safetensors.torch import save_file  # noqa: PLC0415
+    from safetensors.torch import save_file
 
     network, encoder = trained.network.cpu(), trained.network.encoder
     tokenizer.model_max_length = min(tokenizer.model_max_length, recipe.max_length)
@@ -201,8 +201,8 @@ def _save(trained: Trained, tokenizer: Any, recipe: Recipe, folder: Path) -> Non
 def _config(
     trained: Trained, recipe: Recipe, labels: Sequence[str], snapshot: Snapshot, device: torch.device
 ) -> dict[str, Any]:
-    import torch  # noqa: PLC0415
-    import transformers  # noqa: PLC0415
+    import torch
+    import transformers
 
     return {
         "format": 1,
@@ -219,7 +219,7 @@ def _config(
 
 
 def _peak_memory(device: torch.device) -> dict[str, int]:
-    import torch  # noqa: PLC0415
+    import torch
 
     # Linux counts in KiB, macOS in bytes.
     unit = 1 if sys.platform == "darwin" else 1024

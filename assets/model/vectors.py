@@ -117,11 +117,11 @@ def _encoded(
     encoder_dir: Path, texts: dict[bytes, str], log: Log
 ) -> Iterator[dict[bytes, NDArray[np.float32]]]:
     """Vectors by key, in portions worth writing."""
-    import torch  # noqa: PLC0415
+    import torch
 
-    from assets.model.batches import Tokens, by_length, longest  # noqa: PLC0415
-    from assets.model.network import masked_mean  # noqa: PLC0415
-    from resources.text_encoder import load_encoder  # noqa: PLC0415
+    from assets.model.batches import Tokens, by_length, longest
+    from assets.model.network import masked_mean
+    from resources.text_encoder import load_encoder
 
     leased = os.environ.get(LEASED, CPU)
     device = torch.device("cuda" if leased != CPU and torch.cuda.is_available() else "cpu")

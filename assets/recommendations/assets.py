@@ -37,7 +37,7 @@ BEHAVIORS = dg.AssetKey(["labels", "lbl_behaviors"])
 )
 def scores(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult]:
     """Both tables come from one pass over the shoppers and are put in place by one rename."""
-    from assets.recommendations.scoring import RECOMMENDATIONS, SIMILAR, score  # noqa: PLC0415
+    from assets.recommendations.scoring import RECOMMENDATIONS, SIMILAR, score
 
     require_passed(context)
     (day,) = days_of(context)
@@ -69,7 +69,7 @@ def published_shelf(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
 
     A past night's shelf is built and kept, but does not replace a newer one.
     """
-    from assets.recommendations.shelf import publish  # noqa: PLC0415
+    from assets.recommendations.shelf import publish
 
     require_passed(context)
     (day,) = days_of(context)
@@ -97,7 +97,7 @@ def published_shelf(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
 )
 def recommendation_outcomes(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
     """What became of yesterday's shelf: recall, NDCG, hit rate, conversion, revenue and coverage."""
-    from assets.recommendations.outcomes import (  # noqa: PLC0415
+    from assets.recommendations.outcomes import (
         labels_of,
         outcomes_until,
         plot_outcomes,

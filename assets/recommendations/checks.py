@@ -10,7 +10,7 @@ from resources.home import Home
 def every_shelf_is_whole(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
     """Ranks run 1, 2, 3, … to the end; no item twice; probabilities in [0, 1]; all items known and in stock;
     every shopper has a shelf; the files are those of the manifest."""
-    from assets.recommendations.scoring import audit_scores  # noqa: PLC0415
+    from assets.recommendations.scoring import audit_scores
 
     (day,) = days_of(context)
     return _result(audit_scores(Home.current(), day))
@@ -19,7 +19,7 @@ def every_shelf_is_whole(context: dg.AssetCheckExecutionContext) -> dg.AssetChec
 @dg.asset_check(asset="published_shelf", partitions_def=nights, blocking=True)
 def published_file_opens_and_is_complete(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
     """The night's shelf opens read-only and holds every row that was scored; the file read is as new."""
-    from assets.recommendations.shelf import audit_published  # noqa: PLC0415
+    from assets.recommendations.shelf import audit_published
 
     (day,) = days_of(context)
     return _result(audit_published(Home.current(), day))

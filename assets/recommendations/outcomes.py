@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
-from resources.warehouse import Warehouse
 
 from assets.recommendations.scoring import RECOMMENDATIONS, Scores
 from resources.home import Home
+from resources.warehouse import Warehouse
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -169,7 +169,7 @@ def outcomes_until(home: Home, day: date) -> pa.Table:
 
 def plot_outcomes(outcomes: pa.Table) -> Figure:
     """The curves over the days: quality above, conversion and coverage below."""
-    from matplotlib.figure import Figure  # noqa: PLC0415 - half a second that only a picture needs
+    from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 5))
     quality, business = figure.subplots(2, 1, sharex=True)

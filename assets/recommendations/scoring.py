@@ -65,7 +65,7 @@ def score(home: Home, day: date, log: Callable[[str], None] = lambda message: No
         FileNotFoundError: no model has been promoted on or before `day`, or there is no snapshot of it.
         TamperedBundleError: the champion's files are not those that were sealed.
     """
-    from assets.model.serving import open_recommender  # noqa: PLC0415 - brings torch along
+    from assets.model.serving import open_recommender
 
     store = ModelStore(home)
     champion = store.champion(day)

@@ -155,7 +155,7 @@ def _let_go(invocation: DbtCliInvocation) -> None:
     if invocation.adapter is None:
         return
     # dagster-dbt has loaded it by now; before, it costs seconds.
-    from dbt.adapters.duckdb.connections import DuckDBConnectionManager  # noqa: PLC0415
+    from dbt.adapters.duckdb.connections import DuckDBConnectionManager
 
     with DuckDBConnectionManager._LOCK:
         if DuckDBConnectionManager._ENV is not None:

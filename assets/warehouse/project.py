@@ -138,7 +138,7 @@ def rows_by_day(home: Home, first: date, last: date) -> dict[tuple[str, str], di
 
     Of views only the marts' are counted. The caller holds the lease.
     """
-    import duckdb  # noqa: PLC0415 - the code location imports this module, and does not need it
+    import duckdb
 
     with duckdb.connect(str(home.warehouse), read_only=True) as connection:
         tables = connection.execute(

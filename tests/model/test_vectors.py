@@ -105,7 +105,7 @@ def test_several_processes_may_fill_the_cache_at_once(encoder: Path, tmp_path: P
 
 
 def test_the_genuine_encoder_gives_the_published_vectors(tmp_path: Path) -> None:
-    from sentence_transformers import SentenceTransformer  # noqa: PLC0415 - six seconds
+    from sentence_transformers import SentenceTransformer
 
     texts = ["Trail running shoe. Acme. footwear", "Sneaker for joggers", "Electric kettle, 1.7 litres"]
     folder = Path(resolve_encoder("default"))

@@ -33,7 +33,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
 def tables(home: Home) -> Iterator[duckdb.DuckDBPyConnection]:
     """The warehouse, with what the simulator knows beside it in the schema `truth`."""
     with duckdb.connect() as connection:
-        connection.execute(f"attach '{home.warehouse}' as warehouse (read_only); use warehouse; create schema memory.truth")
+        connection.execute(
+            f"attach '{home.warehouse}' as warehouse (read_only); use warehouse; create schema memory.truth"
+        )
         for name in ("faults", "bots", "files"):
             connection.execute(
                 f"create table memory.truth.{name} as from read_parquet('{home.truth}/{name}.parquet')"
@@ -46,7 +48,7 @@ def rows(tables: duckdb.DuckDBPyConnection, query: str) -> list[tuple]:
 
 
 def test_every_line_is_accounted_for_file_by_file(home: Home, tables: duckdb.DuckDBPyConnection) -> None:
-    truth = {file: lines for file, lines in rows(tables, "select file, lines from memory.truth.files")}
+    truth = dict(rows(tables, "select file, lines from memory.truth.files"))
     ledger = {outcome.file: outcome for outcome in outcomes(home)}
     assert truth.keys() == ledger.keys()
     for file, lines in truth.items():
