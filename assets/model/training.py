@@ -146,12 +146,12 @@ class _Loop:
             self.progress({"event": "note", "text": note})
         # Batches and dropout draw from generators of their own, so that neither depends on the other.
         rng, step, epoch = np.random.default_rng(self.recipe.seed), 0, 0
+        told = time.perf_counter()  # across epochs, for one may take less than a second
         while step < self.steps:
             epoch += 1
             train = self.splits["train"]
             batches = bucketed(self.tokens.lengths[train.text], self.recipe.batch_size, rng)
             began = time.perf_counter()
-            told = began
             self.network.train()
             for rows in batches[: int(self.steps) - step]:
                 step += 1
