@@ -9,10 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from assets.model.calibration import apply_curve, expected_calibration_error, fit_curve
 from assets.model.interactions import Interactions
 from assets.model.recommender import EVERYONE, RECOMMENDATIONS, Recommender, fit_recommender
 from tests.model.worlds import Event, World, checkerboard, clusters, random_world
@@ -210,28 +207,3 @@ def test_a_bundle_of_another_format_is_refused(tmp_path):
     (tmp_path / "recommender.json").write_text('{"format": 99}')
     with pytest.raises(ValueError, match=r"recommender\.json: format is 99.*train the model again"):
         Recommender.load(tmp_path, world, world.vectors, world.items)
-
-
-@given(st.floats(-3, 3), st.floats(0.2, 2), st.integers(0, 1000))
-@settings(max_examples=15, deadline=None)
-def test_calibration_recovers_a_logistic_law(intercept, slope, seed):
-    random = np.random.default_rng(seed)
-    x = random.normal(size=(20_000, 2))
-    truth = 1 / (1 + np.exp(-(intercept + slope * x[:, 0] - 0.5 * x[:, 1])))
-    happened = random.random(len(x)) < truth
-    p = apply_curve(fit_curve(x, happened), x)
-    assert np.abs(p - truth).mean() < 0.02
-    assert expected_calibration_error(p, happened) < 0.02
-
-
-def test_a_better_score_never_means_a_lower_probability():
-    """Even where, in the sample, worse scores did better."""
-    x = np.linspace(-1, 1, 200)[:, None]
-    curve = fit_curve(x, x[:, 0] < 0)
-    assert (np.diff(apply_curve(curve, x)) > 0).all()
-
-
-def test_nothing_happened_yet_gives_a_small_probability():
-    curve = fit_curve(np.random.default_rng(0).normal(size=(500, 3)), np.zeros(500, bool))
-    assert (apply_curve(curve, np.zeros((1, 3))) < 0.01).all()
-    assert (apply_curve(fit_curve(np.zeros((0, 3)), np.zeros(0, bool)), np.zeros((1, 3))) < 0.01).all()
