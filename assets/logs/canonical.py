@@ -82,6 +82,13 @@ def literal(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
+def shape(text: str) -> str:
+    """SQL of what a text looks like: every letter a (or A), every digit 9, all else as it is."""
+    for letters, sign in ((r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]", "a"), (r"[\p{Lu}\p{Lt}]", "A"), (r"\p{N}", "9")):
+        text = f"regexp_replace({text}, {literal(letters)}, '{sign}', 'g')"
+    return text
+
+
 def empty(columns: dict[str, str]) -> str:
     """A query with these columns and no rows."""
     fields = ", ".join(f"CAST(NULL AS {kind}) AS {name}" for name, kind in columns.items())
@@ -197,13 +204,18 @@ class Mapping:
             )
         return found
 
-    def rejects(self) -> str:
-        """Query over `parsed`: line, reason, field, value, detail of every row with a fault."""
+    def rejects(self, *, verbatim: bool = False) -> str:
+        """Query over `parsed`: line, reason, field, value, detail of every row with a fault.
+
+        Args:
+            verbatim: values as they are. Else their shape, for any column can hold a user id by mistake.
+        """
         faults = self.faults()
+        values = [f"left({fault.value}, {_LONGEST_VALUE})" for fault in faults]
         cases = {
             "reason": [literal(fault.reason) for fault in faults],
             "field": [literal(fault.field) for fault in faults],
-            "value": [f"left({fault.value}, {_LONGEST_VALUE})" for fault in faults],
+            "value": [value if verbatim else shape(value) for value in values],
             "detail": [literal(fault.detail) for fault in faults],
         }
         columns = ", ".join(

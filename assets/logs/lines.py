@@ -11,11 +11,12 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import lzma
 import re
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -39,6 +40,10 @@ UNIT = "\x1f"
 """Stands for a delimiter of several characters; no text file has it otherwise (ASCII "unit separator")."""
 
 _TAB, _NEWLINE, _FIRST_PRINTABLE = 9, 10, 32
+
+_CHUNK = 4 << 20
+_MOST_COUNTED = 1 << 30
+"""Decompressed bytes of a refused file whose lines are still counted."""
 
 
 class FileRefusedError(Exception):
@@ -85,32 +90,47 @@ def opened(copy: Path, file_name: str) -> Iterator[IO[bytes]]:
     Raises:
         FileRefusedError: it is no such archive, is cut off, holds several files or grows out of proportion.
     """
-    try:
-        if file_name.endswith(".gz"):
-            with gzip.open(copy) as stream:
-                yield _Bounded(stream, copy.stat().st_size)  # type: ignore[misc]
-        elif file_name.endswith(".zip"):
-            with zipfile.ZipFile(copy) as archive:
-                members = [member for member in archive.infolist() if not member.is_dir()]
-                if len(members) != 1:
-                    raise FileRefusedError(
-                        "bad_archive",
-                        f"the archive holds {len(members)} files, not one. Unpack it and drop the files that "
-                        "are meant.",
-                    )
-                with archive.open(members[0]) as stream:
-                    yield _Bounded(stream, copy.stat().st_size)  # type: ignore[misc]
+    with ExitStack() as stack:
+        if file_name.endswith((".gz", ".zip")):
+            with _told_as_refused():
+                opener = _gunzipped if file_name.endswith(".gz") else _unzipped
+                stream = opener(copy, stack)
+            yield _Bounded(stream, copy.stat().st_size)  # type: ignore[misc]
         else:
-            with copy.open("rb") as stream:
-                yield stream
+            yield stack.enter_context(copy.open("rb"))
+
+
+def _gunzipped(copy: Path, stack: ExitStack) -> IO[bytes]:
+    return stack.enter_context(gzip.open(copy))
+
+
+def _unzipped(copy: Path, stack: ExitStack) -> IO[bytes]:
+    archive = stack.enter_context(zipfile.ZipFile(copy))
+    members = [member for member in archive.infolist() if not member.is_dir()]
+    if len(members) != 1:
+        raise FileRefusedError(
+            "bad_archive",
+            f"the archive holds {len(members)} files, not one. Unpack it and drop the files that are meant.",
+        )
+    return stack.enter_context(archive.open(members[0]))
+
+
+@contextmanager
+def _told_as_refused() -> Iterator[None]:
+    """Whatever a decompressor says of foreign bytes means that the archive is bad."""
+    try:
+        yield
     except (
         EOFError,
         zlib.error,
-        gzip.BadGzipFile,
+        lzma.LZMAError,
         zipfile.BadZipFile,
-        NotImplementedError,
         RuntimeError,
+        ValueError,
+        OSError,
     ) as error:
+        if isinstance(error, OSError) and error.errno:
+            raise  # the disk's fault, not the archive's
         raise FileRefusedError(
             "bad_archive", f"cannot be decompressed ({type(error).__name__}). Drop a complete file."
         ) from error
@@ -119,11 +139,12 @@ def opened(copy: Path, file_name: str) -> Iterator[IO[bytes]]:
 class _Bounded:
     """Reads until what comes out is out of all proportion to what went in."""
 
-    def __init__(self, stream: Any, compressed: int) -> None:
+    def __init__(self, stream: IO[bytes], compressed: int) -> None:
         self._stream, self._compressed, self._out = stream, compressed, 0
 
     def read(self, size: int) -> bytes:
-        part = bytes(self._stream.read(size))
+        with _told_as_refused():
+            part = bytes(self._stream.read(size))
         self._out += len(part)
         if self._out > RATIO_FROM and self._out > LARGEST_RATIO * self._compressed:
             raise FileRefusedError(
@@ -131,6 +152,23 @@ class _Bounded:
                 f"grows to more than {LARGEST_RATIO} times its size. Drop it uncompressed if it is sound.",
             )
         return part
+
+
+def count_lines(copy: Path, file_name: str) -> int:
+    """Physical lines of a file; 0 where it has none that could be counted."""
+    if file_name.endswith(".parquet"):
+        return 0
+    lines, size, last = 0, 0, b"\n"
+    try:
+        with opened(copy, file_name) as stream:
+            while part := stream.read(_CHUNK):
+                lines += part.count(b"\n")
+                size, last = size + len(part), part[-1:]
+                if size > _MOST_COUNTED:
+                    return 0
+    except FileRefusedError:
+        return 0
+    return lines + (last != b"\n")
 
 
 def raw_blocks(stream: IO[bytes], size: int = BLOCK) -> Iterator[bytes]:

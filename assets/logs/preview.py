@@ -78,7 +78,15 @@ def check_source(source_file: Path, sample: Path, home: Home) -> Preview:
         try:
             name = _beginning(sample, copy, spec)
             answer = read_in_child(
-                copy, out, spec, source, load_id="preview", file=name, home=home, key=IdentityKey.throwaway()
+                copy,
+                out,
+                spec,
+                source,
+                load_id="preview",
+                file=name,
+                home=home,
+                key=IdentityKey.throwaway(),
+                verbatim=True,
             )
         except FileRefusedError as error:
             where = f"{error.field}: " if error.field else ""

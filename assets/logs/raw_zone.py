@@ -15,7 +15,6 @@ import json
 import os
 import shutil
 import signal
-import stat
 import subprocess
 import sys
 import time
@@ -30,27 +29,27 @@ from typing import Any
 import duckdb
 
 from assets.logs import canonical
-from assets.logs.lines import FileRefusedError, opened
+from assets.logs.drop import STILL, is_still, mark_of, plain_files
+from assets.logs.lines import FileRefusedError
 from assets.logs.sources import FileSpec, Ignored, Source, read_sources
 from resources.home import Home
 from resources.identity import IdentityKey
 from resources.leases import lease_one_of
 
-SETTLE_SECONDS = 2.0
-"""A file that has not been written to for so long counts as whole."""
-
-UNFINISHED = (".tmp", ".part", ".partial", ".crdownload")
 AT_ONCE = 2
 """Files that are parsed at the same time."""
 
 CHILD_SECONDS = 6 * 3600
 """Wall-clock time after which a reader is ended."""
 
+MOST_ATTEMPTS = 3
+"""A reader that fails may have been killed, or the disk was full: the file is not judged by one failure."""
+
 LOADED, PARTLY, REFUSED, DUPLICATE = "loaded", "partly_loaded", "refused", "duplicate"
+STILL_WRITTEN, READER_FAILED, NOT_USED = "still_written", "reader_failed", "not_used"
+"""Reasons that something hangs on, among those for which whole files are refused."""
 
 _CHUNK = 4 << 20
-_MOST_COUNTED = 1 << 30
-"""Decompressed bytes of a refused file whose lines are still counted."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,11 @@ class Outcome:
     """Rows of each of the shop's days."""
     contract: str = ""
     """SHA-256 of the source file that the rows were read by."""
+    reason: str = ""
+    """Why the file as a whole was refused, in one word; empty where it was not."""
     detail: str = ""
+    attempts: int = 1
+    """How many times in a row the reader has tried it."""
     began_at: str = ""
     seconds: float = 0.0
 
@@ -122,20 +125,19 @@ def take_in(home: Home, file: Path, *, log: Callable[[str], None] = lambda messa
     Returns:
         The outcome; of a file that was taken in before, the one of that time.
     """
-    with _alone(home, log):
+    with at_rest(home, log):
         return _RawZone(home, log).take_in(file)
 
 
 def take_in_all(home: Home, log: Callable[[str], None] = lambda message: None) -> list[Outcome]:
     """Take in every whole file that waits in the drop folder, two at a time.
 
-    A file counts as whole when nobody has written to it for two seconds. Hidden files, links, devices and
-    names that say "unfinished" (.tmp, .part, .partial, .crdownload) are passed over.
+    What counts as whole, see `assets.logs.drop`. What goes wrong with one file does not touch the others.
 
     Returns:
         Outcomes of the files that were new, in the order of their names.
     """
-    with _alone(home, log):
+    with at_rest(home, log):
         zone = _RawZone(home, log)
         waiting = zone.waiting()
         ready = list(_settled(waiting, log))
@@ -152,7 +154,18 @@ def take_in_all(home: Home, log: Callable[[str], None] = lambda message: None) -
             done = dict(zip(firsts.values(), pool.map(zone.take_in, firsts.values()), strict=True))
         done |= {file: zone.take_in(file) for file, mark in marks.items() if mark and file not in done}
         zone.remember()
-    return [done[file] for file in ready if file in done]
+    return [outcome for file in ready if (outcome := done.get(file))]
+
+
+@contextmanager
+def at_rest(home: Home, log: Callable[[str], None] = lambda message: None) -> Iterator[None]:
+    """The raw zone does not change within the block but by what the block itself does: nobody else takes
+    files in.
+    """
+    with lease_one_of([home.leases / "ingest.lock"], on_wait=log):
+        # What a killed run has left behind is of no use to anybody.
+        shutil.rmtree(_incoming(home), ignore_errors=True)
+        yield
 
 
 def outcomes(home: Home) -> list[Outcome]:
@@ -180,12 +193,12 @@ def day_versions(home: Home, days: Iterable[date]) -> dict[date, str]:
     day.
     """
     loads = days_of_loads(home)
-    return {day: hashlib.sha256("\n".join(loads.get(day, [])).encode()).hexdigest()[:16] for day in days}
+    return {day: version_of(loads.get(day, [])) for day in days}
 
 
-def day_version(home: Home, day: date) -> str:
-    """See `day_versions`."""
-    return day_versions(home, [day])[day]
+def version_of(parts: Sequence[str]) -> str:
+    """A name for these parts in this order."""
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
 def rejects_by_reason(
@@ -196,7 +209,7 @@ def rejects_by_reason(
 
     A file that was refused as a whole counts as one row, on line 0.
     """
-    files = [str(home.loads / load_id / "rejects.parquet") for load_id in load_ids]
+    files = [str(home.loads / load_id / "rejects.parquet") for load_id in dict.fromkeys(load_ids)]
     if not files:
         return []
     with duckdb.connect() as db:
@@ -238,21 +251,30 @@ class _RawZone:
         """Files in the drop folder that are not in the ledger as they are now, in the order of their
         names.
         """
-        return [file for file in _plain_files(self.home.drop) if not self._is_known(file)]
+        return [file for file in plain_files(self.home.drop) if not self._is_known(file)]
 
     def identify(self, file: Path) -> tuple[str, str] | None:
         """(source, SHA-256 of the content); None where the file cannot be read, and the log says why."""
+        mark = mark_of(file)
         try:
-            found = file.stat()
             digest = _sha256(file)
         except OSError as error:
-            self.log(f"{self._path(file)}: cannot be read ({error.strerror}); it waits for the next time")
-            return None
+            return self._left_waiting(file, error)
         # A cache only: it saves reading files again that nobody has touched.
-        self.seen[self._path(file)] = [found.st_size, found.st_mtime_ns, digest]
+        self.seen[self._path(file)] = [*(mark or ()), digest]
         return self._source_name(file), digest
 
-    def take_in(self, file: Path) -> Outcome:
+    def take_in(self, file: Path) -> Outcome | None:
+        """The file's outcome; None where the file cannot be read, and the log says why."""
+        try:
+            return self._taken_in(file)
+        except OSError as error:
+            return self._left_waiting(file, error)
+
+    def _left_waiting(self, file: Path, error: OSError) -> None:
+        self.log(f"{self._path(file)}: cannot be read ({error.strerror}); it waits for the next time")
+
+    def _taken_in(self, file: Path) -> Outcome:
         began, clock = datetime.now(UTC), time.monotonic()
         source_name, digest = self._source_name(file), _sha256(file)
         load_id = _load_id(source_name, digest)
@@ -270,6 +292,7 @@ class _RawZone:
             kind=spec.kind if isinstance(spec, FileSpec) else "events",
             status=REFUSED,
             contract=contract,
+            attempts=before.attempts + 1 if before and _has_failed(before, contract) else 1,
             began_at=began.isoformat(timespec="milliseconds"),
         )
         if before and not _is_to_be_tried_again(before, contract):
@@ -281,6 +304,12 @@ class _RawZone:
                 outcome = self._read(copy, blank, source, load)
             except FileRefusedError as error:
                 outcome = _refused(error, copy, blank, load)
+            except Exception as error:
+                # Whatever it is, it is this file's trouble alone.
+                failed = FileRefusedError(
+                    READER_FAILED, f"taking it in failed with {type(error).__name__}. Please report it."
+                )
+                outcome = _refused(failed, copy, blank, load)
             outcome = replace(outcome, seconds=round(time.monotonic() - clock, 3))
             _write_json(load / "outcome.json", asdict(outcome))
             _put(load, self.home.loads / load_id)
@@ -289,14 +318,14 @@ class _RawZone:
 
     def remember(self) -> None:
         """Forget files that are gone, and put the cache in place."""
-        there = {self._path(file) for file in _plain_files(self.home.drop)}
+        there = {self._path(file) for file in plain_files(self.home.drop)}
         aside = self.seen_file.with_suffix(".tmp")
         _write_json(aside, {path: mark for path, mark in sorted(self.seen.items()) if path in there})
         aside.replace(self.seen_file)
 
     def _read(self, copy: Path, blank: Outcome, source: Source | None, load: Path) -> Outcome:
         if _sha256(copy) != blank.sha256:
-            raise FileRefusedError("still_written", "it changed while it was read. It will be tried again.")
+            raise FileRefusedError(STILL_WRITTEN, "it changed while it was read. It will be tried again.")
         if source is None:
             raise self._no_source(blank)
         name = Path(blank.file).name
@@ -309,7 +338,7 @@ class _RawZone:
                 f"add a section to {source.name}.yaml in {self.home.sources}.",
             )
         if isinstance(spec, Ignored):
-            raise FileRefusedError("not_used", f"{spec.reason}.")
+            raise FileRefusedError(NOT_USED, f"{spec.reason}.")
         load.mkdir()
         answer = read_in_child(
             copy, load, spec, source, load_id=blank.load_id, file=blank.file, home=self.home, key=self.key
@@ -357,9 +386,8 @@ class _RawZone:
 
     def _is_known(self, file: Path) -> bool:
         """As the cache remembers it, and its outcome final."""
-        found = file.stat()
-        size, changed, digest = self.seen.get(self._path(file), (None, None, ""))
-        if (size, changed) != (found.st_size, found.st_mtime_ns):
+        *mark, digest = self.seen.get(self._path(file), [""])
+        if tuple(mark) != mark_of(file):
             return False
         source_name = self._source_name(file)
         before = _outcome(self.home.loads / _load_id(source_name, digest))
@@ -376,8 +404,8 @@ class _RawZone:
         return os.fsencode(file.relative_to(self.home.drop)).decode("utf-8", "backslashreplace")
 
     def _source_name(self, file: Path) -> str:
-        parts = file.relative_to(self.home.drop).parts
-        return parts[0] if len(parts) > 1 else ""
+        folder, slash, _ = self._path(file).partition("/")
+        return folder if slash else ""
 
 
 def read_in_child(
@@ -390,6 +418,7 @@ def read_in_child(
     file: str,
     home: Home,
     key: IdentityKey,
+    verbatim: bool = False,
 ) -> dict[str, Any]:
     """Have a process of its own parse a file (see `assets.logs.reader`).
 
@@ -402,6 +431,7 @@ def read_in_child(
         file: path that the publisher's file has in the drop folder.
         home: whose shop's day and time zone apply.
         key: what pseudonyms are made with.
+        verbatim: whether rejects show values as they are. Never where they are kept.
 
     Returns:
         Its tally: Outcome's counts, days and `notes`.
@@ -424,7 +454,12 @@ def read_in_child(
         "latest": latest.isoformat(),
         "out": str(out),
         "threads": max(1, (os.cpu_count() or 1) // AT_ONCE),
+        "verbatim": verbatim,
     }
+    return _ask_child(job)
+
+
+def _ask_child(job: dict[str, Any]) -> dict[str, Any]:
     try:
         child = subprocess.run(
             [sys.executable, "-m", "assets.logs.reader"],
@@ -437,13 +472,13 @@ def read_in_child(
         )
     except subprocess.TimeoutExpired as error:
         raise FileRefusedError(
-            "reader_failed", f"reading took over {CHILD_SECONDS} s. Split the file."
+            READER_FAILED, f"reading took over {CHILD_SECONDS} s. Split the file."
         ) from error
     if child.returncode != 0 or not child.stdout:
         code = child.returncode
         how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
         raise FileRefusedError(
-            "reader_failed", f"the reader {how}. Drop the file again in smaller parts to find what does it."
+            READER_FAILED, f"the reader {how}. If that goes on, drop the file in parts to find what does it."
         )
     answer = dict(json.loads(child.stdout))
     if "refused" in answer:
@@ -457,35 +492,43 @@ def _refused(error: FileRefusedError, copy: Path, blank: Outcome, load: Path) ->
     """
     shutil.rmtree(load, ignore_errors=True)
     load.mkdir()
-    row = (blank.load_id, blank.source, blank.file, 0, error.reason, error.field, None, error.detail)
+    detail = _as_text(error.detail)
+    row = (blank.load_id, blank.source, blank.file, 0, error.reason, error.field, None, detail)
     with duckdb.connect() as db:
         db.execute(f"CREATE TABLE rejects AS {canonical.empty(canonical.REJECTS)}")
         db.execute(f"INSERT INTO rejects VALUES ({', '.join('?' * len(row))})", row)
         db.execute(f"COPY rejects TO {canonical.literal(str(load / 'rejects.parquet'))} (FORMAT parquet)")
-    lines = _count_lines(copy, blank.file)
-    detail = f"{error.reason}: {error.detail}"
-    return replace(blank, lines=lines, lines_refused=lines, rows_refused=lines, detail=detail)
+    lines = _lines_of(copy, blank.file)
+    return replace(
+        blank, lines=lines, lines_refused=lines, rows_refused=lines, reason=error.reason, detail=detail
+    )
+
+
+def _lines_of(copy: Path, file: str) -> int:
+    """Lines as a process of its own counts them, for only that looks into files; 0 where it dies of it."""
+    try:
+        return int(_ask_child({"copy": str(copy), "file": Path(file).name})["lines"])
+    except FileRefusedError:
+        return 0
 
 
 def _is_to_be_tried_again(before: Outcome, contract: str) -> bool:
-    """A file that was refused gets another chance with another source file, and where it had not been
-    whole.
+    """A file that was refused gets another chance with another source file, where it had not been whole, and
+    where the reader failed.
     """
     return before.status == REFUSED and (
-        before.contract != contract or before.detail.startswith("still_written")
+        before.contract != contract
+        or before.reason == STILL_WRITTEN
+        or (_has_failed(before, contract) and before.attempts < MOST_ATTEMPTS)
     )
+
+
+def _has_failed(before: Outcome, contract: str) -> bool:
+    return before.reason == READER_FAILED and before.contract == contract
 
 
 def _load_id(source: str, digest: str) -> str:
     return hashlib.sha256(f"{source}\0{digest}".encode()).hexdigest()[:16]
-
-
-@contextmanager
-def _alone(home: Home, log: Callable[[str], None]) -> Iterator[None]:
-    with lease_one_of([home.leases / "ingest.lock"], on_wait=log):
-        # What a killed run has left behind is of no use to anybody.
-        shutil.rmtree(_incoming(home), ignore_errors=True)
-        yield
 
 
 def _incoming(home: Home) -> Path:
@@ -518,34 +561,17 @@ def _put(folder: Path, target: Path) -> None:
         folder.rename(target)
 
 
-def _plain_files(drop: Path) -> Iterator[Path]:
-    for folder, folders, names in os.walk(drop):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            file = Path(folder) / name
-            if name.startswith(".") or name.lower().endswith(UNFINISHED):
-                continue
-            if stat.S_ISREG(file.lstat().st_mode):
-                yield file
-
-
 def _settled(files: Sequence[Path], log: Callable[[str], None]) -> Iterator[Path]:
     """Files that nobody is writing to any more, in their order; waits for young ones, but only once."""
-    marks = {file: _mark(file) for file in files}
     now = time.time()
-    young = {file for file, (_, changed) in marks.items() if now - changed / 1e9 < SETTLE_SECONDS}
+    young = {file: mark_of(file) for file in files if not is_still(file, now)}
     if young:
-        time.sleep(SETTLE_SECONDS)
+        time.sleep(STILL)
     for file in files:
-        if file not in young or (file.exists() and _mark(file) == marks[file]):
+        if file not in young or (young[file] and young[file] == mark_of(file)):
             yield file
         else:
             log(f"{file.name} is still being written; it waits for the next time")
-
-
-def _mark(file: Path) -> tuple[int, int]:
-    found = file.stat()
-    return found.st_size, found.st_mtime_ns
 
 
 def _sha256(file: Path) -> str:
@@ -561,23 +587,6 @@ def _open(file: Path) -> Any:
 def _copy(file: Path, copy: Path) -> None:
     with _open(file) as stream, copy.open("xb") as out:
         shutil.copyfileobj(stream, out, _CHUNK)
-
-
-def _count_lines(copy: Path, file_name: str) -> int:
-    """Physical lines of a file that was refused; 0 where it has none that could be counted."""
-    if file_name.endswith(".parquet"):
-        return 0
-    lines, size, last = 0, 0, b"\n"
-    try:
-        with opened(copy, file_name) as stream:
-            while part := stream.read(_CHUNK):
-                lines += part.count(b"\n")
-                size, last = size + len(part), part[-1:]
-                if size > _MOST_COUNTED:
-                    return 0
-    except FileRefusedError:
-        return 0
-    return lines + (last != b"\n")
 
 
 def _outcome(folder: Path) -> Outcome | None:
@@ -596,9 +605,15 @@ def _write_json(file: Path, content: dict[str, Any]) -> None:
     file.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+def _as_text(text: str) -> str:
+    """Without what no file can hold: halves of characters, which foreign names are made of."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def _sentence(outcome: Outcome) -> str:
     if outcome.status in (REFUSED, DUPLICATE):
-        return f"{outcome.file}: {outcome.status}: {outcome.detail}"
+        what = ": ".join(part for part in (outcome.status, outcome.reason, outcome.detail) if part)
+        return f"{outcome.file}: {what}"
     return (
         f"{outcome.file}: {outcome.rows_loaded:,} rows loaded, {outcome.rows_refused:,} refused, "
         f"{len(outcome.days)} days, {outcome.seconds:.1f} s"

@@ -3,7 +3,8 @@
 Foreign bytes can kill a parser, so nothing but this process ever looks into a file. It works on a private
 copy under a name of ours, within limits of memory, time and disk that the kernel holds, and writes to a
 folder that counts only once its parent has renamed it. The job comes as JSON on standard input (the identity
-key with it: it is in no argument and no file), the result goes as JSON to standard output.
+key with it: it is in no argument and no file), the result goes as JSON to standard output. A job without a
+`spec` asks for no more than the number of lines.
 
 Nothing of the file's content goes anywhere else: a parser's own messages quote rows, and rows hold user ids.
 """
@@ -14,11 +15,12 @@ import ctypes
 import difflib
 import json
 import os
+import re
 import resource
 import signal
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +30,7 @@ import numpy as np
 
 from assets.logs import canonical
 from assets.logs.canonical import Fault, Mapping
-from assets.logs.lines import LONGEST_LINE, FileRefusedError, Layout, Lines, opened
+from assets.logs.lines import LONGEST_LINE, FileRefusedError, Layout, Lines, count_lines, opened
 from resources.identity import IdentityKey
 
 if TYPE_CHECKING:
@@ -72,7 +74,7 @@ class Reader:
         Args:
             job: copy (path), file (its own name), spec (file section of the source), source, zone (of times
                 without offset), shop_zone, namespace, key (hexadecimal), load_id, latest (ISO day), out
-                (folder), threads.
+                (folder), threads, verbatim (whether rejects keep a value as it is, not its shape only).
         """
         self.job, self.spec, self.form = job, job["spec"], job["spec"]["format"]
         self.out = Path(job["out"])
@@ -227,8 +229,8 @@ class Reader:
             needed |= dict.fromkeys(self.spec["time"]["column"], "time")
         for column, name in needed.items():
             if column not in names:
-                # Not all names that are there: where the header is missing, they are somebody's data.
-                near = difflib.get_close_matches(column, names, n=1)
+                # Not just any name that is there: where the header is missing, they are somebody's data.
+                near = difflib.get_close_matches(column, [name for name in names if _is_word(name)], n=1)
                 raise FileRefusedError(
                     "missing_column",
                     f"there is no column {column!r}, from which {name} is made"
@@ -334,7 +336,7 @@ class Reader:
         self.tally.lines_loaded += lines_loaded
         self.tally.lines_refused += lines - lines_loaded
         if refused:
-            self._reject(mapping.rejects())
+            self._reject(mapping.rejects(verbatim=self.job["verbatim"]))
         if loaded:
             self._write(mapping)
 
@@ -405,6 +407,11 @@ file's time.
 """
 
 
+def _is_word(name: str) -> bool:
+    """Letters and what joins words: no id, address or number."""
+    return re.fullmatch(r"[^\W\d]+([ .-][^\W\d]+)*", name) is not None
+
+
 def _paths(spec: dict[str, Any]) -> list[str]:
     """Every column that something is made of."""
     named = [column for name in ("time", "received") if spec[name] for column in spec[name]["column"]]
@@ -466,13 +473,15 @@ def _lower(what: int, limit: int) -> None:
     resource.setrlimit(what, (limit, hard))
 
 
-def _answers(job: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def _answer(job: dict[str, Any]) -> dict[str, Any]:
     try:
-        yield Reader(job).read()
+        if "spec" not in job:
+            return {"lines": count_lines(Path(job["copy"]), job["file"])}
+        return Reader(job).read()
     except FileRefusedError as error:
-        yield {"refused": error.reason, "field": error.field, "detail": error.detail}
+        return {"refused": error.reason, "field": error.field, "detail": error.detail}
     except MemoryError:
-        yield {
+        return {
             "refused": "too_large",
             "field": None,
             "detail": "it needs more memory than a file may take. Split it.",
@@ -486,15 +495,14 @@ def _answers(job: dict[str, Any]) -> Iterator[dict[str, Any]]:
         detail = f"the reader failed with {type(error).__name__} (line {line}). Please report it."
         if os.environ.get("NIGHTSHELF_DEBUG_READER"):
             raise
-        yield {"refused": "reader_failed", "field": None, "detail": detail}
+        return {"refused": "reader_failed", "field": None, "detail": detail}
 
 
 def main() -> None:
     """Do the job on standard input, answer on standard output."""
     job = json.load(sys.stdin)
     _limit(Path(job["copy"]))
-    for answer in _answers(job):
-        json.dump(answer, sys.stdout)
+    json.dump(_answer(job), sys.stdout)
 
 
 if __name__ == "__main__":
