@@ -1,12 +1,18 @@
 """Stage 1 as Dagster assets: files in the drop folder become raw events and products."""
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from datetime import date
 from typing import TYPE_CHECKING
 
 import dagster as dg
-from dagster._core.definitions.data_version import DATA_VERSION_IS_USER_PROVIDED_TAG, DATA_VERSION_TAG
+from dagster._core.definitions.data_version import (
+    CODE_VERSION_TAG,
+    DATA_VERSION_IS_USER_PROVIDED_TAG,
+    DATA_VERSION_TAG,
+    NULL_EVENT_POINTER,
+    get_input_data_version_tag,
+    get_input_event_pointer_tag,
+)
 
 from assets.gates import require_passed
 from assets.partitions import days_of, nights
@@ -17,7 +23,12 @@ if TYPE_CHECKING:
 
 GROUP = "logs"
 OWNERS = ["team:data"]
-EVENTS = dg.AssetKey("raw_behavior_events")
+OUTCOMES, EVENTS = dg.AssetKey("ingest_outcomes"), dg.AssetKey("raw_behavior_events")
+
+ALWAYS = dg.DataVersion("all files so far")
+"""Data version of what has no days. Were it another one after each file, each file would make every day of
+every table out of date; which days it does touch, the versions of raw_behavior_events' days say.
+"""
 
 _MOST_LISTED = 200
 """Files that a table in the metadata lists."""
@@ -30,7 +41,7 @@ def ingest_outcomes(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
     Takes in each whole file that waits in the drop folder and is not in the ledger yet. A file is parsed in a
     process of its own, its rows and its refused rows go to the raw zone together with its outcome, by one
     rename. Lines = header + blank + loaded + refused, for every file. Days that get rows after they were
-    reported are named under `late_days`.
+    reported are named under `late_days`, and their tables become out of date.
     """
     from assets.logs.raw_zone import outcomes, take_in_all
 
@@ -38,11 +49,14 @@ def ingest_outcomes(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
     taken = take_in_all(home, context.log.info)
     ledger = outcomes(home)
     touched = sorted({day for outcome in taken for day in outcome.days})
-    reported = context.instance.get_materialized_partitions(EVENTS)
-    late = [day for day in touched if day in reported]
+    late = _changed_days(context, home)
+    for day, version in late.items():
+        # The rows are in the raw zone by now, so this is what raw_behavior_events of the day now is.
+        held = _of_day(ledger, day)
+        context.log_event(_stamped(context, day, version, _day_metadata(day, held)))
     if late:
         context.log.warning(
-            f"Rows came late for {', '.join(late)}: raw_behavior_events of these days is out of date."
+            f"Rows came late for {', '.join(map(str, late))}: tables of these days are out of date."
         )
     return dg.MaterializeResult(
         metadata={
@@ -52,12 +66,12 @@ def ingest_outcomes(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
             "rows_refused": sum(outcome.rows_refused for outcome in taken),
             "refused_by_reason": dg.MetadataValue.md(_reason_table(home, taken)),
             "days": dg.MetadataValue.json(touched),
-            "late_days": dg.MetadataValue.json(late),
+            "late_days": dg.MetadataValue.json([day.isoformat() for day in late]),
             "files_in_ledger": len(ledger),
             "dagster/row_count": len(ledger),
             "ledger": dg.MetadataValue.path(str(home.loads)),
         },
-        data_version=dg.DataVersion(_version(sorted(outcome.load_id + outcome.file for outcome in ledger))),
+        data_version=ALWAYS,
     )
 
 
@@ -77,27 +91,23 @@ def raw_behavior_events(
     The rows are in the raw zone already: this reports how many each day has, from which files, and stamps the
     day with a data version that changes as soon as another file holds rows of it.
     """
-    from assets.logs.raw_zone import outcomes
+    from assets.logs.raw_zone import day_versions, outcomes, version_of
 
     require_passed(context)
-    ledger = outcomes(Home.current())
+    home = Home.current()
+    ledger = outcomes(home)
     loads = {day: _of_day(ledger, day) for day in days_of(context)}
-    versions = {day: _version(sorted(outcome.load_id for outcome in held)) for day, held in loads.items()}
+    versions = day_versions(home, loads)
     for day, held in loads.items():
         context.add_asset_metadata(_day_metadata(day, held), partition_key=day.isoformat())
         if not held:
             context.log.warning(f"No file holds a row of {day}.")
-    whole = versions[min(versions)] if len(versions) == 1 else _version(list(versions.values()))
+    whole = versions[min(versions)] if len(versions) == 1 else version_of(list(versions.values()))
     yield dg.MaterializeResult(data_version=dg.DataVersion(whole))
     if len(versions) > 1:
         # A run over several days gives them all one data version; their own ones come after it, and so count.
         for day, version in versions.items():
-            yield dg.AssetMaterialization(
-                asset_key=context.asset_key,
-                partition=day.isoformat(),
-                metadata=_day_metadata(day, loads[day]),
-                tags={DATA_VERSION_TAG: version, DATA_VERSION_IS_USER_PROVIDED_TAG: "true"},
-            )
+            yield _stamped(context, day, version, _day_metadata(day, loads[day]))
 
 
 @dg.asset(group_name=GROUP, owners=OWNERS, kinds={"parquet"}, deps=[ingest_outcomes])
@@ -119,7 +129,39 @@ def raw_products(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
             "dagster/row_count": sum(outcome.rows_loaded for outcome in held),
             "files": dg.MetadataValue.md(_file_table(held)),
         },
-        data_version=dg.DataVersion(_version(sorted(outcome.load_id for outcome in held))),
+        data_version=ALWAYS,
+    )
+
+
+def _changed_days(context: dg.AssetExecutionContext, home: Home) -> dict[date, str]:
+    """{day: version of its rows now} of days that raw_behavior_events reported when they had other rows."""
+    from assets.logs.raw_zone import day_versions
+
+    recorded = context.instance.event_log_storage.get_latest_tags_by_partition(
+        EVENTS, dg.DagsterEventType.ASSET_MATERIALIZATION, tag_keys=[DATA_VERSION_TAG]
+    )
+    before = {date.fromisoformat(day): tags[DATA_VERSION_TAG] for day, tags in recorded.items()}
+    now = day_versions(home, sorted(before))
+    return {day: version for day, version in now.items() if version != before[day]}
+
+
+def _stamped(
+    context: dg.AssetExecutionContext, day: date, version: str, metadata: dict[str, dg.MetadataValue]
+) -> dg.AssetMaterialization:
+    """raw_behavior_events of one day, with a data version of its own and where it comes from: without that,
+    Dagster goes by times, and takes the day for out of date after the next ingest.
+    """
+    return dg.AssetMaterialization(
+        asset_key=EVENTS,
+        partition=day.isoformat(),
+        metadata=metadata,
+        tags={
+            DATA_VERSION_TAG: version,
+            DATA_VERSION_IS_USER_PROVIDED_TAG: "true",
+            CODE_VERSION_TAG: context.run_id,
+            get_input_data_version_tag(OUTCOMES): ALWAYS.value,
+            get_input_event_pointer_tag(OUTCOMES): NULL_EVENT_POINTER,
+        },
     )
 
 
@@ -142,11 +184,6 @@ def _by_source(held: Sequence["Outcome"]) -> list["Outcome"]:
     return sorted(held, key=lambda outcome: (outcome.source, outcome.file))
 
 
-def _version(parts: Sequence[str]) -> str:
-    """As `raw_zone.day_versions` makes it."""
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
-
-
 def _file_table(taken: Sequence["Outcome"]) -> str:
     if not taken:
         return "No new file."
@@ -156,8 +193,7 @@ def _file_table(taken: Sequence["Outcome"]) -> str:
     ]
     rows += [
         f"| {_cell(o.file)} | {o.status} | {o.lines:,} | {o.rows_loaded:,} | {o.rows_refused:,} | "
-        f"{len(o.days)} "
-        f"| {o.seconds:.1f} | {_cell(o.detail)} |"
+        f"{len(o.days)} | {o.seconds:.1f} | {_cell(': '.join(filter(None, (o.reason, o.detail))))} |"
         for o in taken[:_MOST_LISTED]
     ]
     if len(taken) > _MOST_LISTED:
@@ -166,9 +202,10 @@ def _file_table(taken: Sequence["Outcome"]) -> str:
 
 
 def _reason_table(home: Home, taken: Sequence["Outcome"]) -> str:
-    from assets.logs.raw_zone import rejects_by_reason
+    from assets.logs.raw_zone import DUPLICATE, rejects_by_reason
 
-    rows = rejects_by_reason(home, [outcome.load_id for outcome in taken])
+    # A duplicate bears the name of the load that holds its rows, and is no part of it.
+    rows = rejects_by_reason(home, [outcome.load_id for outcome in taken if outcome.status != DUPLICATE])
     if not rows:
         return "Nothing was refused."
     table = ["| source | reason | field | rows | for instance |", "|---|---|---|---:|---|"]

@@ -54,23 +54,30 @@ def accounting_adds_up() -> dg.AssetCheckResult:
 
 @dg.asset_check(asset=ingest_outcomes)
 def refused_share() -> dg.AssetCheckResult:
-    """No file, but those that are left out on purpose, has more than a twentieth of its lines refused."""
-    from assets.logs.raw_zone import outcomes
+    """No file in the drop folder, but those that are left out on purpose, has more than a twentieth of its
+    lines refused. A file that is gone from there is done with.
+    """
+    from assets.logs.raw_zone import NOT_USED, outcomes
 
+    home = Home.current()
+    newest = {outcome.file: outcome for outcome in outcomes(home)}
     much = [
         outcome
-        for outcome in outcomes(Home.current())
+        for outcome in newest.values()
         if outcome.status in ("partly_loaded", "refused")
-        and not outcome.detail.startswith("not_used")
+        and outcome.reason != NOT_USED
         and (outcome.status == "refused" or outcome.lines_refused > REFUSED_SHARE * outcome.lines)
+        and (home.drop / outcome.file).exists()
     ]
     named = [f"{o.file}: {o.lines_refused:,} of {o.lines:,} lines" for o in much[:_MOST_NAMED]]
     return dg.AssetCheckResult(
         passed=not much,
         severity=dg.AssetCheckSeverity.WARN,
         description=(
-            f"{'; '.join(named)}. See refused_by_reason of ingest_outcomes, then correct the source file or "
-            "ask the publisher."
+            f"{'; '.join(named)}. See raw.rejects for the reasons. A file that was refused as a whole is "
+            "tried again once its source file (YAML) has changed; of one that was loaded in part, drop the "
+            "refused lines again, corrected, as a new file. Then, or where nothing is to be done, take the "
+            "file out of the drop folder."
             if much
             else f"No file has more than {REFUSED_SHARE:.0%} of its lines refused."
         ),
