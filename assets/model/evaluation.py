@@ -1,11 +1,16 @@
 """How good a candidate is on the test day, beside the incumbent and the baselines, user by user.
 
-The test day is the snapshot's cut-off D. Every method knows the days before D and nothing of D; it ranks the
-full catalogue for each shopper who has a history and did something on D. Relevant are the distinct items of
-D: people come back to items, so nothing is masked. A second figure (`new_ndcg@10`) takes the shopper's known
-items out of the ranking and of the relevant items.
+The test day is the snapshot's cut-off D. Every method knows the days before D and nothing of D; it ranks all
+items known before D for each shopper who has a history and met one of them on D. Relevant are the distinct
+known items of D: people come back to items, so nothing is masked. What was first seen on D itself is neither
+ranked nor relevant, for any method: nobody could have shown it. A second figure (`new_ndcg@10`) takes the
+shopper's own items out of the ranking and of the relevant items.
 
-The catalogue (words, prices) is that of D for all methods alike.
+These are figures of relevance, which the gate asks for. What a shop publishes is ordered by value and obeys
+rules, so one more row, `shelf`, judges the candidate's list as it would have been published the night before,
+by the measure of `recommendation_outcomes`: all items met on D are relevant, those first seen on D too. With
+it a later outcome can be compared. It still differs from an outcome in two things: the items' words, prices
+and stock are those of D, for all methods alike, and the look-back window begins one day later.
 """
 
 from __future__ import annotations
@@ -13,7 +18,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, fields
-from datetime import date, timedelta
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +29,11 @@ from numpy.typing import NDArray
 
 from assets.model.calibration import expected_calibration_error
 from assets.model.channels import Channel, CoVisitation, Matrix, Popularity, Revisit
-from assets.model.interactions import LEVELS, Floats, Interactions, Ints, blocks, pair_matrix
-from assets.model.metrics import coverage, ranking_metrics, top_k
-from assets.model.recommender import OUTCOMES, Recommender
+from assets.model.interactions import LEVELS, Floats, Interactions, Ints, blocks, hold_out, pair_matrix
+from assets.model.metrics import coverage, list_metrics, ranking_metrics, top_k
+from assets.model.recommender import OUTCOMES, Recommender, Values
 
-CANDIDATE, INCUMBENT = "nightshelf", "incumbent"
+CANDIDATE, INCUMBENT, SHELF = "nightshelf", "incumbent", "shelf"
 BASELINES = ("popularity", "popularity_7d", "co_visitation", "revisit")
 K = 10
 
@@ -56,7 +61,8 @@ class Evaluation:
     """Version of the incumbent's bundle; None on the first night."""
     users: int
     methods: dict[str, dict[str, float]]
-    """Method → ndcg@10, hr@10, recall@10, mrr@10, coverage@10, new_ndcg@10 (means over users)."""
+    """Method → ndcg@10, hr@10, recall@10, mrr@10, coverage@10, new_ndcg@10 (means over users). `shelf` has no
+    new_ndcg@10; evaluations written by earlier versions have no `shelf`."""
     comparisons: dict[str, Interval]
     """Method → NDCG@10 of the candidate minus that method's, paired by user."""
     calibration: dict[str, dict[str, float]]
@@ -105,6 +111,8 @@ def evaluate(
     *,
     candidate_version: str = "",
     incumbent_version: str | None = None,
+    shelf_size: int = K,
+    values: Values | None = None,
     resamples: int = 1000,
     log: Callable[[str], None] = lambda message: None,
 ) -> Evaluation:
@@ -115,6 +123,8 @@ def evaluate(
         incumbent: on the same snapshot (its own item vectors), or None.
         candidate_version: name of the candidate's bundle, for the record.
         incumbent_version: name of the incumbent's bundle, for the record.
+        shelf_size: items on a published shelf.
+        values: what a behaviour is worth, where it differs from the candidate's own.
         resamples: bootstrap samples of users, drawn with a fixed seed.
         log: told the progress.
 
@@ -127,27 +137,27 @@ def evaluate(
     data, day = candidate.data, candidate.data.as_of
     if incumbent and not _same_ground(data, incumbent.data):
         raise ValueError("candidate and incumbent must be loaded on the same snapshot to be compared")
-    past = data.until(day - timedelta(days=1))
+    past, users, met = hold_out(data, day)
     methods: dict[str, Callable[[Ints], Matrix]] = {}
     for channel in _baselines(past):
         methods[channel.name] = channel.scores
-    serving = Recommender(candidate.params, past)
+    serving = candidate.until(past.as_of)
     methods[CANDIDATE] = serving.scores
     if incumbent:
-        methods[INCUMBENT] = Recommender(incumbent.params, incumbent.data.until(past.as_of)).scores
-    user, item = data.met_on(day)
-    users = np.intersect1d(past.known_users, user)
-    log(
-        f"{len(users):,} shoppers with a history came on {day}; ranking {len(data.item_ids):,} items for each"
-    )
-    per_user = {name: _measure(scores, past, users, (user, item)) for name, scores in methods.items()}
+        methods[INCUMBENT] = incumbent.until(past.as_of).scores
+    items = int(past.known_items.sum())
+    log(f"{len(users):,} shoppers with a history came on {day}; ranking {items:,} items for each")
+    per_user = {name: _measure(scores, past, users, met) for name, scores in methods.items()}
     ndcg = {name: figures[f"ndcg@{K}"] for name, figures in per_user.items()}
     return Evaluation(
         day=day,
         candidate=candidate_version,
         incumbent=incumbent_version,
         users=len(users),
-        methods={name: _means(figures) for name, figures in per_user.items()},
+        methods={
+            **{name: _means(figures) for name, figures in per_user.items()},
+            SHELF: _means(_judge_shelf(serving, data, day, shelf_size, values)),
+        },
         comparisons={
             name: paired_bootstrap(ndcg[CANDIDATE] - ndcg[name], resamples)
             for name in ndcg
@@ -192,22 +202,39 @@ def _measure(
     scores: Callable[[Ints], Matrix], past: Interactions, users: Ints, met: tuple[Ints, Ints]
 ) -> dict[str, NDArray[np.float64]]:
     """Per-user figures of one method, and its coverage as an array of one."""
-    items = len(past.item_ids)
+    items, known = len(past.item_ids), past.known_items
     parts: list[dict[str, NDArray[np.float64]]] = []
     shown = []
     for block in blocks(users, items):
-        score, relevant = scores(block), pair_matrix(block, met, items)
+        score, relevant = scores(block)[:, known], pair_matrix(block, met, items)[:, known]
         figures = ranking_metrics(score, relevant, K)
-        new = ~pair_matrix(block, _history_pairs(past, block), items)
+        new = ~pair_matrix(block, _history_pairs(past, block), items)[:, known]
         figures[f"new_ndcg@{K}"] = ranking_metrics(score, relevant, K, allowed=new)[f"ndcg@{K}"]
         parts.append(figures)
         shown.append(top_k(score, K))
     names = [*(f"{m}@{K}" for m in ("ndcg", "hr", "recall", "mrr")), f"new_ndcg@{K}"]
     merged = {name: np.concatenate([np.zeros(0), *(p[name] for p in parts)]) for name in names}
-    merged[f"coverage@{K}"] = np.array(
-        [coverage(np.concatenate([np.zeros((0, K), np.int64), *shown]), items)]
-    )
+    every = np.concatenate([np.zeros((0, K), np.int64), *shown])
+    merged[f"coverage@{K}"] = np.array([coverage(every, int(known.sum()))])
     return merged
+
+
+def _judge_shelf(
+    serving: Recommender, data: Interactions, day: date, size: int, values: Values | None
+) -> dict[str, NDArray[np.float64]]:
+    """Per-user figures of the list that `serving` publishes, for all who came and had one; its coverage."""
+    user, item = data.met_on(day)
+    users = np.intersect1d(serving.data.known_users, user)
+    lists = serving.shelves(users, size, values)[:, :K]
+    had_one = (lists >= 0).any(axis=1)
+    users, lists = users[had_one], lists[had_one]
+    parts, items = [], len(data.item_ids)
+    for rows in blocks(np.arange(len(users)), items):
+        parts.append(list_metrics(lists[rows], pair_matrix(users[rows], (user, item), items), K))
+    names = [f"{m}@{K}" for m in ("ndcg", "hr", "recall", "mrr")]
+    figures = {name: np.concatenate([np.zeros(0), *(p[name] for p in parts)]) for name in names}
+    figures[f"coverage@{K}"] = np.array([coverage(lists, int(serving.data.known_items.sum()))])
+    return figures
 
 
 def _history_pairs(past: Interactions, users: Ints) -> tuple[Ints, Ints]:

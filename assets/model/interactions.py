@@ -3,13 +3,14 @@
 Items and users are numbered once, in the order of their ids, so that "ties broken by item_id" is "ties broken
 by index". `until(day)` cuts every table at a day and keeps the numbering: the same channel code then fits on
 the days before yesterday to choose weights, on those before today to be measured, on all of them to serve.
+Items first seen later keep their numbers, but `known_items` leaves them out: nobody could have shown them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import date
+from datetime import date, timedelta
 from functools import cached_property
 from typing import Protocol
 
@@ -20,6 +21,8 @@ from numpy.typing import NDArray
 
 LEVELS = {"browse": 0, "click": 1, "cart": 2, "purchase": 3}
 """Strength of a behaviour. `at least click` is level ≥ 1, so a cart counts as a click."""
+
+EPOCH = date(1970, 1, 1).toordinal()
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -102,6 +105,8 @@ class Interactions:
     """NaN where the shop names none."""
     in_stock: NDArray[np.bool_]
     """An item whose stock is unknown counts as in stock."""
+    first_seen: Ints
+    """Ordinal of the day on which shoppers or catalogue first knew the item; 0 where none is on record."""
     vectors: NDArray[np.float32]
     """[items, dimensions], rows of length 1 (or 0 where there is no text)."""
     events: Log
@@ -144,6 +149,7 @@ class Interactions:
             _days(popularity), _index(popularity["item_id"], ids), _floats(popularity["users"])
         )
         stock = pc.fill_null(pc.cast(items["in_stock"], pa.bool_()), True)
+        first = pc.fill_null(pc.cast(pc.cast(items["first_seen_day"], pa.date32()), pa.int32()), -EPOCH)
         return cls(
             as_of=snapshot.cut_off,
             users=users,
@@ -151,6 +157,7 @@ class Interactions:
             titles=np.asarray([t or i for t, i in zip(items["title"].to_pylist(), ids, strict=True)], object),
             price=_floats(items["price"]),
             in_stock=stock.to_numpy().astype(bool),
+            first_seen=_ints(first.to_numpy()) + EPOCH,
             vectors=np.ascontiguousarray(np.asarray(vectors, np.float32)[order]),
             events=_log(events, users, ids, timed=True),
             behaviors=_log(behaviors, users, ids, timed=False),
@@ -211,6 +218,11 @@ class Interactions:
         """Users with any history."""
         return np.flatnonzero(np.diff(self.histories.start))
 
+    @cached_property
+    def known_items(self) -> NDArray[np.bool_]:
+        """[items]: first seen on or before `as_of`."""
+        return self.first_seen <= self.as_of.toordinal()
+
     def numbers_of(self, keys: Sequence[str]) -> Ints:
         """User numbers of pseudonyms, -1 for one that the snapshot does not hold."""
         place = pc.index_in(pa.array(list(keys), pa.string()), value_set=pa.array(self.users, pa.string()))
@@ -222,6 +234,21 @@ class Interactions:
         on = (log.day == day.toordinal()) & (log.level >= at_least)
         pair = np.unique(log.user[on] * max(len(self.item_ids), 1) + log.item[on])
         return pair // max(len(self.item_ids), 1), pair % max(len(self.item_ids), 1)
+
+
+def hold_out(data: Interactions, day: date) -> tuple[Interactions, Ints, tuple[Ints, Ints]]:
+    """What a method may know before `day`, and what it is judged by.
+
+    Returns:
+        The interactions up to the day before; the users with a history in them who met an item on `day` that
+        was known by then; and all (user, item) pairs of that day with such an item, each once. What was first
+        seen on the day itself nobody could have recommended.
+    """
+    past = data.until(day - timedelta(days=1))
+    user, item = data.met_on(day)
+    known = past.known_items[item]
+    met = user[known], item[known]
+    return past, np.intersect1d(past.known_users, met[0]), met
 
 
 def blocks(users: Ints, items: int, cells: int = 4_000_000) -> list[Ints]:
@@ -273,7 +300,7 @@ def _strings(column: pa.ChunkedArray) -> pa.Array:
 
 def _days(table: pa.Table) -> Ints:
     days = pc.cast(pc.cast(table["day"], pa.date32()), pa.int32()).to_numpy()
-    return _ints(days) + date(1970, 1, 1).toordinal()
+    return _ints(days) + EPOCH
 
 
 def _floats(column: pa.ChunkedArray) -> Floats:

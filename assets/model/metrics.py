@@ -88,6 +88,32 @@ def top_k(scores: Scores, k: int, allowed: NDArray[np.bool_] | None = None) -> N
     return best
 
 
+def list_metrics(
+    lists: NDArray[np.int64], relevant: NDArray[np.bool_], k: int = 10
+) -> dict[str, NDArray[np.float64]]:
+    """The figures of `ranking_metrics` for lists that are already cut: what stands on them, in that order.
+
+    Args:
+        lists: [users, at most k places used] item indices, best first; -1 is an empty place.
+        relevant: [users, items], of which a relevant item that is on no list counts as missed.
+        k: as there.
+
+    Returns:
+        Name → [users]; NaN for a user with nothing relevant.
+    """
+    lists = lists[:, :k]
+    hit = np.take_along_axis(relevant, np.maximum(lists, 0), axis=1) & (lists >= 0)
+    rank = np.arange(1, lists.shape[1] + 1)
+    ideal = np.concatenate([[0.0], np.cumsum(1 / np.log2(np.arange(2, k + 2)))])
+    wanted = relevant.sum(axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ndcg = (hit / np.log2(rank + 1)).sum(axis=1) / ideal[np.minimum(wanted, k)]
+        recall = hit.sum(axis=1) / wanted
+    first = (hit / rank).max(axis=1, initial=0.0)
+    values = {f"ndcg@{k}": ndcg, f"hr@{k}": hit.any(axis=1), f"recall@{k}": recall, f"mrr@{k}": first}
+    return {name: np.where(wanted == 0, np.nan, value) for name, value in values.items()}
+
+
 def coverage(top: NDArray[np.int64], items: int) -> float:
     """Share of the catalogue that appears in at least one list: |∪_u top_u| / items; 0 without items.
 

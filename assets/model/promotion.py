@@ -43,6 +43,8 @@ def evaluate_night(home: Home, day: date, log: Log = lambda message: None) -> Ev
         incumbent,
         candidate_version=version,
         incumbent_version=before.version if before else None,
+        shelf_size=home.shop.shelf_size,
+        values=home.shop.values.model_dump(),
         log=log,
     )
     evaluation.write(evaluations(home))
@@ -73,7 +75,10 @@ def promote_night(home: Home, day: date, log: Log = lambda message: None) -> tup
 
 
 def figures_table(evaluation: Evaluation) -> str:
-    """Markdown: a row per method, best NDCG@10 first, with the candidate's lead over it."""
+    """Markdown: a row per method, best NDCG@10 first, with the candidate's lead over it.
+
+    `shelf` is the candidate's list as published; the others are ranked by relevance alone.
+    """
     names = [f"{m}@{K}" for m in ("ndcg", "hr", "recall", "mrr", "coverage")] + [f"new_ndcg@{K}"]
     lines = [
         f"| method | {' | '.join(names)} | candidate's lead in ndcg@{K} |",
@@ -83,7 +88,9 @@ def figures_table(evaluation: Evaluation) -> str:
     for method, figures in ordered:
         lead = evaluation.comparisons.get(method, "")
         shown = f"**{method}**" if method == CANDIDATE else method
-        lines.append(f"| {shown} | {' | '.join(f'{figures[n]:.4f}' for n in names)} | {lead} |")
+        lines.append(
+            f"| {shown} | {' | '.join(f'{figures[n]:.4f}' if n in figures else '' for n in names)} | {lead} |"
+        )
     return "\n".join(lines)
 
 
@@ -108,6 +115,8 @@ def figures_chart(evaluation: Evaluation) -> Figure:
         values = [figures[name] for _, figures in ordered]
         axis.barh([place + shift for place in places], values, height=0.4, color=color, label=name)
     axis.set_yticks(list(places), [method for method, _ in ordered])
-    axis.set_title(f"{evaluation.users:,} shoppers of {evaluation.day}, full ranking")
+    axis.set_title(
+        f"{evaluation.users:,} shoppers of {evaluation.day}, full ranking, and the shelf as published"
+    )
     axis.legend(loc="lower right", fontsize="small")
     return figure

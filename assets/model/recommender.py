@@ -1,14 +1,14 @@
 """The recommender: channels fused by a log-linear blend, calibrated, ranked by value, explained.
 
-1. `fused = Σ_c w_c · log(s_c / max s_c + ε)` with weights chosen on the dev day (the day before the newest)
-   by NDCG@10 over the full catalogue. The search starts from the best channel alone, so on the dev day the
-   blend is never below any of them.
+1. `fused = Σ_c w_c · log(s_c / max s_c + ε)` with weights chosen by NDCG@10 over the full catalogue on the
+   dev day: the newest day before the cut-off on which shoppers with a history came (a closed day teaches
+   nothing). The search starts from the best channel alone, so on the dev day the blend is never below any.
 2. The best candidates by `fused` get P(browse), P(click), P(purchase): the chance that the shopper does *at
    least* that with the item on the next day, whether or not they come at all. A cart counts as a click. Hence
-   P(purchase) ≤ P(click) ≤ P(browse).
+   P(purchase) ≤ P(click) ≤ P(browse). The dev day was a day with shoppers, so it is the next *open* day.
 3. `score = Σ_b value_b · P(b)`; with constant values the order is nearly that of `fused`, with `price` it is
    expected revenue.
-4. Rules: in stock, and not bought within the last seven days.
+4. Rules: known and in stock, and not bought within the last seven days.
 5. A reason: what the channel that lifted the item most has to say.
 """
 
@@ -28,7 +28,16 @@ from numpy.typing import NDArray
 
 from assets.model.calibration import Curve, apply_curve, fit_curve
 from assets.model.channels import Channel, CoVisitation, Matrix, Popularity, channels
-from assets.model.interactions import LEVELS, Floats, Interactions, Ints, Tables, blocks, pair_matrix
+from assets.model.interactions import (
+    LEVELS,
+    Floats,
+    Interactions,
+    Ints,
+    Tables,
+    blocks,
+    hold_out,
+    pair_matrix,
+)
 from assets.model.metrics import ranking_metrics, top_k
 from assets.model.reasons import POPULAR, reasons
 
@@ -75,8 +84,8 @@ def fit_recommender(
 ) -> dict[str, Any]:
     """Choose the blend on the dev day, calibrate on it, and return what `recommender.json` holds.
 
-    The dev day is the day before the snapshot's cut-off; histories and counts end the day before that. The
-    cut-off day itself is never looked at, so that it can serve as the test day.
+    Histories and counts end the day before the dev day. The cut-off day itself is never looked at, so that it
+    can serve as the test day. Where nobody has come back on any day before it, the weights are `FALLBACK`.
 
     Args:
         snapshot: the training snapshot.
@@ -87,15 +96,14 @@ def fit_recommender(
     Returns:
         A JSON-able dict.
     """
-    dev = snapshot.cut_off - timedelta(days=1)
     data = Interactions.of(snapshot, vectors, item_ids)
-    past = data.until(dev - timedelta(days=1))
-    users = _judges(past, data, dev)
+    dev = _dev_day(data)
+    past, users, _ = hold_out(data, dev)
+    users = _some(users, len(data.item_ids))
     weights, figures = _choose_weights(past, data, dev, users) if len(users) else (dict(FALLBACK), {})
     params: dict[str, Any] = {
         "format": 1,
         "weights": weights,
-        "epsilon": EPSILON,
         "values": {name: values[name] for name in OUTCOMES},
         "dev": {"day": dev.isoformat(), "users": len(users), "ndcg@10": figures},
     }
@@ -160,7 +168,7 @@ class Recommender:
         """
         if users is None:
             users = [*(str(u) for u in self.data.users[self.data.known_users]), EVERYONE]
-        worth = self._worth(values or self.params["values"])
+        worth = self._worth(values)
         number = self.data.numbers_of(users)
         known = np.isin(number, self.data.known_users)
         asked = np.unique(number[known])
@@ -171,6 +179,15 @@ class Recommender:
         place = {key: n for n, key in enumerate(users)}
         by_user = np.asarray([place[key] for key in shelf["user_key"].to_pylist()], np.int64)
         return shelf.take(np.argsort(by_user, kind="stable"))
+
+    def shelves(self, users: Ints, k: int, values: Values | None = None) -> Ints:
+        """[len(users), k] item numbers: what `recommend` shows users by number, best first, then -1."""
+        parts = [np.zeros((0, k), np.int64)]
+        for block in blocks(users, len(self.data.item_ids)):
+            row, rank, item, *_ = self._ranked(block, self.scores(block), k, self._worth(values))
+            parts.append(np.full((len(block), k), -1, np.int64))
+            parts[-1][row, rank - 1] = item
+        return np.concatenate(parts)
 
     def similar_items(self, k: int) -> pa.Table:
         """Table of `SIMILAR`: half nearness in words, half met in the same sessions, each at most 1."""
@@ -184,7 +201,7 @@ class Recommender:
             similarity = np.round((words + _by_row_maximum(met)) / 2, 6)
             other = np.ones_like(similarity, bool)
             other[np.arange(len(block)), block] = False
-            best = top_k(similarity, k, other & self.data.in_stock)
+            best = top_k(similarity, k, other & self._offered)
             row, place = np.nonzero(best >= 0)
             item, chosen = block[row], best[row, place]
             found = similarity[row, chosen].astype(np.float64)
@@ -210,17 +227,25 @@ class Recommender:
         return row, item, fused[row, item].astype(np.float64)
 
     def allowed(self, users: Ints) -> NDArray[np.bool_]:
-        """[len(users), items]: in stock, and not bought within the last `BOUGHT_DAYS` days."""
+        """[len(users), items]: known, in stock, and not bought within the last `BOUGHT_DAYS` days."""
         log = self.data.behaviors
         recent = log.day > self.data.as_of.toordinal() - BOUGHT_DAYS
         bought = recent & (log.level == LEVELS["purchase"])
         order = np.argsort(users)
         matrix = np.empty((len(users), len(self.data.item_ids)), bool)
         matrix[order] = pair_matrix(users[order], (log.user[bought], log.item[bought]), matrix.shape[1])
-        return ~matrix & self.data.in_stock
+        return ~matrix & self._offered
+
+    @property
+    def _offered(self) -> NDArray[np.bool_]:
+        return self.data.in_stock & self.data.known_items
 
     def _log_scores(self, users: Ints) -> dict[str, Matrix]:
-        return {name: _log_score(channel.scores(users)) for name, channel in self.channels.items()}
+        known = self.data.known_items
+        return {
+            name: _log_score(np.where(known, channel.scores(users), np.float32(0)))
+            for name, channel in self.channels.items()
+        }
 
     def _fuse(self, logs: Mapping[str, Matrix], users: int) -> Matrix:
         weights = self.params["weights"]
@@ -248,26 +273,33 @@ class Recommender:
         busy = np.bincount(log.user[log.day > today - 7], minlength=users).astype(np.float64)
         return np.where(last > 0, today - last, 365.0), busy
 
-    def _worth(self, values: Values) -> Floats:
+    def _worth(self, values: Values | None) -> Floats:
         """[items, browse | click | purchase]; an item without a price is worth nothing where price counts."""
+        values = values or self.params["values"]
         price = np.nan_to_num(self.data.price, nan=0.0)
         columns = [price if values[b] == "price" else np.full(len(price), float(values[b])) for b in OUTCOMES]
         return np.column_stack(columns)
 
     def _shelf(self, users: Ints, k: int, worth: Floats) -> pa.Table:
         logs = self._log_scores(users)
-        row, item, fused = self._best(users, self._fuse(logs, len(users)), max(CANDIDATES, k))
-        p = self.probabilities(users[row], item, fused)
-        score = (p * worth[item]).sum(axis=1)
-        order = np.lexsort((item, -fused, -np.round(score, 12), row))
-        rank = np.arange(len(row)) - np.searchsorted(row[order], row[order]) + 1
-        order, rank = order[rank <= k], rank[rank <= k]
-        row, item = row[order], item[order]
+        row, rank, item, score, p = self._ranked(users, self._fuse(logs, len(users)), k, worth)
         user, weights, floor = users[row], self.params["weights"], np.log(EPSILON)
         lifts = {name: weights[name] * (log[row, item] - floor) for name, log in logs.items()}
         told = reasons(self.data, self.channels, lifts, user, item)
-        columns = [self.data.users[user], rank, self.data.item_ids[item], score[order], *p[order].T]
+        columns = [self.data.users[user], rank, self.data.item_ids[item], score, *p.T]
         return _table([*columns, worth[item, 2], *told], RECOMMENDATIONS)
+
+    def _ranked(
+        self, users: Ints, fused: Matrix, k: int, worth: Floats
+    ) -> tuple[Ints, Ints, Ints, Floats, Floats]:
+        """The first k by value, flat: place in `users`, rank from 1, item, score, probabilities."""
+        row, item, relevance = self._best(users, fused, max(CANDIDATES, k))
+        p = self.probabilities(users[row], item, relevance)
+        score = (p * worth[item]).sum(axis=1)
+        order = np.lexsort((item, -relevance, -np.round(score, 12), row))
+        rank = np.arange(len(row)) - np.searchsorted(row[order], row[order]) + 1
+        order, rank = order[rank <= k], rank[rank <= k]
+        return row[order], rank, item[order], score[order], p[order]
 
     def _popular_shelf(self, key: str, k: int, worth: Floats) -> pa.Table:
         """Popular this week, for a shopper nobody knows.
@@ -277,7 +309,7 @@ class Recommender:
         """
         popular = Popularity(days=7)
         popular.fit(self.data)
-        best = top_k(popular.scores(np.zeros(1, np.int64)), max(CANDIDATES, k), self.data.in_stock[None])[0]
+        best = top_k(popular.scores(np.zeros(1, np.int64)), max(CANDIDATES, k), self._offered[None])[0]
         best = best[best >= 0]
         log = self.data.behaviors
         recent = log.where(log.day > self.data.as_of.toordinal() - 7)
@@ -292,47 +324,58 @@ class Recommender:
         return _table([*columns, score[order], *p[order].T, worth[item, 2], *told], RECOMMENDATIONS)
 
 
-def _judges(past: Interactions, data: Interactions, day: date, most: int = 3_000_000) -> Ints:
-    """Users with a history who came on `day`: at most so many that a score matrix has `most` cells."""
-    met, _ = data.met_on(day)
-    users = np.intersect1d(past.known_users, met)
-    limit = max(most // max(len(data.item_ids), 1), 100)
-    if len(users) > limit:
-        users = np.sort(np.random.default_rng(0).choice(users, limit, replace=False))
-    return users
+def _dev_day(data: Interactions) -> date:
+    """The newest day before the cut-off on which shoppers with a history came; the one before it if none."""
+    days = np.unique(data.behaviors.day)
+    for day in days[days < data.as_of.toordinal()][::-1]:
+        _, users, _ = hold_out(data, date.fromordinal(int(day)))
+        if len(users):
+            return date.fromordinal(int(day))
+    return data.as_of - timedelta(days=1)
+
+
+def _some(users: Ints, items: int, cells: int = 3_000_000, least: int = 500) -> Ints:
+    """As many users as a score matrix of `cells` has rows, drawn with a fixed seed, but at least `least`.
+
+    Weights chosen on fewer follow the noise: on 500 users, the standard error of a mean NDCG@10 is 0.01.
+    """
+    most = max(cells // max(items, 1), least)
+    if len(users) <= most:
+        return users
+    return np.sort(np.random.default_rng(0).choice(users, most, replace=False))
 
 
 def _choose_weights(
     past: Interactions, data: Interactions, dev: date, users: Ints
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Coordinate ascent on NDCG@10 of the dev day, from the best channel alone; and each method's figure."""
+    known = past.known_items
     logs = {}
     for name, channel in channels().items():
         channel.fit(past)
-        logs[name] = _log_score(channel.scores(users))
-    relevant = pair_matrix(users, data.met_on(dev), len(data.item_ids))
+        logs[name] = _log_score(channel.scores(users)[:, known])
+    relevant = pair_matrix(users, data.met_on(dev), len(known))[:, known]
 
-    def quality(fused: Matrix) -> float:
-        return float(ranking_metrics(np.round(fused, 5), relevant)["ndcg@10"].mean())
+    def quality(weights: Mapping[str, float]) -> float:
+        ndcg = []
+        for rows in blocks(np.arange(len(users)), len(known)):  # a block at a time bounds the memory
+            fused = sum(np.float32(w) * logs[name][rows] for name, w in weights.items() if w)
+            ndcg.append(ranking_metrics(np.round(fused, 5), relevant[rows])["ndcg@10"])
+        return float(np.concatenate(ndcg).mean())
 
-    figures = {name: quality(log) for name, log in logs.items()}
+    figures = {name: quality({name: 1.0}) for name in logs}
     winner = max(figures, key=lambda name: figures[name])
     best = {name: float(name == winner) for name in logs}
     reached = figures[winner]
     for _ in range(3):
         before = reached
-        for name, log in logs.items():
-            others = [np.float32(w) * logs[n] for n, w in best.items() if w and n != name]
-            if not others:
+        for name in logs:
+            if not any(weight for other, weight in best.items() if other != name):
                 continue  # the only channel with weight: any other weight gives the same order
-            rest = np.sum(others, axis=0)
             for weight in WEIGHTS:
-                if weight == best[name]:
-                    continue
                 tried = {**best, name: weight}
-                got = quality(rest + np.float32(weight) * log)
                 # A gain below a thousandth is noise on a day's users; the simpler blend stays.
-                if got > reached + 1e-3 * max(reached, 1e-9):
+                if tried != best and (got := quality(tried)) > reached + 1e-3 * max(reached, 1e-9):
                     best, reached = tried, got
         if reached == before:
             break

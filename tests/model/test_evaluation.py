@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from assets.model.evaluation import BASELINES, CANDIDATE, INCUMBENT, Evaluation, evaluate, paired_bootstrap
+from assets.model.evaluation import (
+    BASELINES,
+    CANDIDATE,
+    INCUMBENT,
+    SHELF,
+    Evaluation,
+    evaluate,
+    paired_bootstrap,
+)
 from assets.model.interactions import Interactions
+from assets.model.promotion import figures_chart, figures_table
 from assets.model.recommender import Recommender, fit_recommender
-from tests.model.worlds import Event, World, checkerboard, clusters, random_world
+from tests.model.worlds import Event, World, births, checkerboard, clusters, random_world, without
 
 VALUES = {"browse": 0.05, "click": 0.2, "purchase": 1.0}
 
@@ -26,10 +36,10 @@ def fitted(world: World, **weights: float) -> Recommender:
 def test_figures_of_every_method_by_full_ranking():
     world = clusters()
     evaluation = evaluate(fitted(world), fitted(world, popularity=1.0))
-    assert set(evaluation.methods) == {*BASELINES, CANDIDATE, INCUMBENT}
+    assert set(evaluation.methods) == {*BASELINES, CANDIDATE, INCUMBENT, SHELF}
     names = {"ndcg@10", "hr@10", "recall@10", "mrr@10", "new_ndcg@10", "coverage@10"}
-    for figures in evaluation.methods.values():
-        assert set(figures) == names
+    for name, figures in evaluation.methods.items():
+        assert set(figures) == (names - {"new_ndcg@10"} if name == SHELF else names)
         assert all(0 <= value <= 1 for value in figures.values())
     assert evaluation.users == 120
     assert evaluation.methods[INCUMBENT] == pytest.approx(evaluation.methods["popularity"])
@@ -52,6 +62,37 @@ def test_the_checkerboard_by_hand():
     # Each item is met by the six of its colour, so all are equally popular: chance, 10 of 12 places.
     assert evaluation.methods["popularity"]["hr@10"] == pytest.approx(10 / 12)
     assert evaluation.methods["popularity"]["coverage@10"] == pytest.approx(10 / 12)
+
+
+def test_what_was_first_seen_on_the_test_day_is_ranked_by_nobody():
+    """All figures are as if the items of the day did not exist; only the shelf owns up to missing them."""
+    world = births()
+    last = world.days - 1
+    late = [item for item, day in world.first_seen.items() if day == last]
+    plain = evaluate(fitted(world))
+    told = evaluate(fitted(without(world, late)))
+    assert late and plain.users < len({e.user for e in world.events if e.day == last})
+    assert plain.users == told.users
+    for method in (*BASELINES, CANDIDATE):
+        assert plain.methods[method] == pytest.approx(told.methods[method]), method
+    assert plain.methods[SHELF]["ndcg@10"] < told.methods[SHELF]["ndcg@10"]
+
+
+def test_the_shelf_is_judged_as_it_is_ordered_by_value():
+    """By price alone the shelf shows what nobody wants; the ranking that the gate asks for stays."""
+    world = clusters()
+    dear = {item: 1e6 if item < "i010" else 1.0 for item in world.items}
+    made = fitted(replace(world, prices=dear))
+    relevance = evaluate(made)
+    by_price = evaluate(made, values={"browse": 0.0, "click": 0.0, "purchase": "price"})
+    assert by_price.methods[CANDIDATE] == relevance.methods[CANDIDATE]
+    assert by_price.methods[SHELF]["ndcg@10"] < relevance.methods[SHELF]["ndcg@10"] / 2
+    assert relevance.best_baseline == by_price.best_baseline != SHELF
+
+
+def test_a_shelf_shorter_than_ten_is_judged_as_it_is():
+    one = evaluate(fitted(clusters()), shelf_size=1).methods[SHELF]
+    assert one["hr@10"] == one["mrr@10"] > one["recall@10"] > 0
 
 
 def test_the_new_to_the_shopper_figure_masks_what_they_know():
@@ -111,6 +152,24 @@ def test_what_is_written_is_what_is_read(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == [f"{world.cut_off}.json", f"{world.cut_off}.parquet"]
     with pytest.raises(FileNotFoundError, match="materialize model_evaluation"):
         Evaluation.load(tmp_path, world.day(0))
+
+
+def test_an_evaluation_from_before_the_shelf_was_judged_still_loads(tmp_path):
+    world = random_world(6)
+    file = evaluate(fitted(world)).write(tmp_path)
+    record = json.loads(file.read_text())
+    del record["methods"][SHELF]
+    file.write_text(json.dumps(record))
+    old = Evaluation.load(tmp_path, world.cut_off)
+    assert SHELF not in old.methods and old.best_baseline in BASELINES
+    assert "| shelf |" not in figures_table(old) and "| **nightshelf** |" in figures_table(old)
+
+
+def test_table_and_chart_show_the_shelf():
+    evaluation = evaluate(fitted(random_world(6)))
+    row = next(line for line in figures_table(evaluation).splitlines() if line.startswith("| shelf |"))
+    assert f"{evaluation.methods[SHELF]['ndcg@10']:.4f}" in row
+    assert SHELF in [label.get_text() for label in figures_chart(evaluation).axes[0].get_yticklabels()]
 
 
 def test_the_bootstrap_is_seeded_quick_and_covers_the_mean():

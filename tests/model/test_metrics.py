@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from assets.model.metrics import coverage, ranking_metrics, top_k
+from assets.model.metrics import coverage, list_metrics, ranking_metrics, top_k
 
 NAMES = ("ndcg", "hr", "recall", "mrr")
 
@@ -50,6 +50,25 @@ def test_equals_the_mean_over_all_orders_of_tied_items(case):
             wanted = by_enumeration(scores[user], relevant[user], k)
             for name in NAMES:
                 assert got[f"{name}@{k}"][user] == pytest.approx(wanted[name], abs=1e-12)
+
+
+@given(rankings(), st.integers(1, 8))
+@settings(deadline=None)
+def test_lists_have_the_figures_of_the_rankings_they_were_cut_from(case, places):
+    """With ties broken as `top_k` breaks them; and a shorter list is a ranking that ends there."""
+    scores, relevant, k = case
+    scores = scores - np.arange(scores.shape[1]) / 100
+    lists = top_k(scores, places)
+    whole = ranking_metrics(scores, relevant, k)
+    for name, values in list_metrics(lists, relevant, k).items():
+        if places >= min(k, scores.shape[1]):
+            assert values == pytest.approx(whole[name], nan_ok=True), name
+    by_hand = [sum(relevant[u, i] for i in row if i >= 0) for u, row in enumerate(lists[:, :k])]
+    wanted = relevant.sum(axis=1)
+    recall = list_metrics(lists, relevant, k)[f"recall@{k}"]
+    assert [r * w for r, w in zip(recall, wanted, strict=True) if w] == pytest.approx(
+        [n for n, w in zip(by_hand, wanted, strict=True) if w]
+    )
 
 
 @given(rankings())

@@ -10,9 +10,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from assets.model.interactions import Interactions
+from assets.model.channels import channels
+from assets.model.interactions import Interactions, hold_out, pair_matrix
+from assets.model.metrics import ranking_metrics
 from assets.model.recommender import EVERYONE, RECOMMENDATIONS, Recommender, fit_recommender
-from tests.model.worlds import Event, World, checkerboard, clusters, random_world
+from tests.model.worlds import Event, World, births, checkerboard, clusters, random_world, unit, without
 
 VALUES = {"browse": 0.05, "click": 0.2, "purchase": 1.0}
 
@@ -89,8 +91,77 @@ def test_the_cut_off_day_is_never_looked_at_in_fitting():
     "world", [checkerboard(), clusters(), random_world(8)], ids=["board", "tastes", "noise"]
 )
 def test_the_blend_is_never_below_a_channel_on_the_dev_day(world):
-    figures = fit_recommender(world, world.vectors, world.items, VALUES)["dev"]["ndcg@10"]
-    assert figures["nightshelf"] == max(figures.values())
+    """Measured from the returned weights, as they will serve."""
+    made = recommender(world)
+    dev = world.day(world.days - 2)
+    past, users, met = hold_out(made.data, dev)
+    relevant = pair_matrix(users, met, len(world.items))
+
+    def ndcg(weights: dict[str, float]) -> float:
+        scores = Recommender({**made.params, "weights": weights}, past).scores(users)
+        return float(ranking_metrics(scores, relevant)["ndcg@10"].mean())
+
+    reached, told = ndcg(made.params["weights"]), made.params["dev"]["ndcg@10"]
+    assert reached == pytest.approx(told["nightshelf"])
+    for name in channels():
+        assert told[name] == pytest.approx(ndcg({name: 1.0}))
+        assert reached >= ndcg({name: 1.0}) - 1e-9, name
+
+
+def test_a_closed_day_is_not_the_dev_day():
+    """Nobody comes on Saturdays: Sunday's model learns from Friday, as Saturday's did."""
+    world = clusters()
+    friday, saturday, sunday = world.days - 2, world.days - 1, world.days
+    closed = replace(world, events=[e for e in world.events if e.day <= friday])
+    anyone = [Event(sunday, f"u{n:03d}", f"i{n:03d}") for n in range(50)]
+    on_saturday = fit_recommender(replace(closed, days=saturday + 1), world.vectors, world.items, VALUES)
+    on_sunday = fit_recommender(
+        replace(closed, events=[*closed.events, *anyone], days=sunday + 1), world.vectors, world.items, VALUES
+    )
+    assert on_sunday["dev"]["day"] == str(world.day(friday))
+    assert on_sunday == on_saturday
+    assert on_sunday["dev"]["users"] > 0 and on_sunday["weights"]["text"] > 0
+
+
+def test_items_first_seen_on_the_dev_day_teach_nothing():
+    """Nobody could have shown them: the weights are as if they did not exist until the day is over."""
+    world = births()
+    dev = world.days - 2
+    late = [item for item, day in world.first_seen.items() if day >= dev]
+    plain = without(world, late)
+    got = fit_recommender(world, world.vectors, world.items, VALUES)
+    told = fit_recommender(plain, plain.vectors, plain.items, VALUES)
+    assert got["dev"] == {**told["dev"], "ndcg@10": pytest.approx(told["dev"]["ndcg@10"])}
+    assert got["weights"] == told["weights"]
+
+
+def test_at_least_five_hundred_shoppers_choose_the_weights():
+    """However large the catalogue."""
+    days, items = 3, [f"i{n:05d}" for n in range(6_500)]
+    events = [Event(d, f"u{u:04d}", items[(7 * u + d) % 40]) for d in range(days) for u in range(700)]
+    vectors = unit(np.random.default_rng(0).normal(size=(len(items), 8)))
+    world = World(events, items, days, vectors)
+    assert fit_recommender(world, world.vectors, world.items, VALUES)["dev"]["users"] == 500
+
+
+def test_what_is_not_known_yet_is_on_no_shelf():
+    world = births()
+    made = recommender(world)
+    late = {item for item, day in world.first_seen.items() if day == world.days - 1}
+    before = made.until(world.day(world.days - 2))
+    assert late & set(made.recommend(None, 200)["item_id"].to_pylist())
+    assert not late & set(before.recommend(None, 200)["item_id"].to_pylist())
+    assert not late & set(before.similar_items(5)["similar_item_id"].to_pylist())
+
+
+def test_the_shelf_in_numbers_is_the_shelf_in_words():
+    world = clusters()
+    made = recommender(world)
+    users = made.data.known_users
+    told = made.recommend(None, 7, {"browse": 0, "click": 0, "purchase": "price"})
+    shown = made.shelves(users, 7, {"browse": 0, "click": 0, "purchase": "price"})
+    for number, items in zip(users, made.data.item_ids[shown], strict=True):
+        assert [row["item_id"] for row in rows_of(told, made.data.users[number])] == list(items)
 
 
 def test_taste_wins_where_all_items_are_new():

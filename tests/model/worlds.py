@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
 
 import numpy as np
@@ -33,6 +33,8 @@ class World:
     vectors: np.ndarray
     prices: dict[str, float] = field(default_factory=dict)
     out_of_stock: frozenset[str] = frozenset()
+    first_seen: dict[str, int] = field(default_factory=dict)
+    """Day on which catalogue or shoppers first knew an item; the first where absent."""
     id: str = "tiny"
 
     @property
@@ -106,7 +108,9 @@ class World:
                 "brand": pa.array(["Brand"] * n, pa.string()),
                 "price": pa.array([self.prices.get(i) for i in self.items], pa.float64()),
                 "in_stock": pa.array([i not in self.out_of_stock for i in self.items], pa.bool_()),
-                "first_seen_day": pa.array([FIRST] * n, pa.date32()),
+                "first_seen_day": pa.array(
+                    [self.day(self.first_seen.get(i, 0)) for i in self.items], pa.date32()
+                ),
                 "text": pa.array([f"Thing {i}." for i in self.items], pa.string()),
             }
         )
@@ -195,6 +199,43 @@ def clusters(
     centers = np.eye(tastes, 16)[kind]
     vectors = unit(centers + 0.1 * random.normal(size=(len(items), 16)))
     return World(events, items, days, vectors, prices={item: 1.0 + n for n, item in enumerate(items)})
+
+
+def births(seed: int = 0, tastes: int = 6, shoppers: int = 150, days: int = 10) -> World:
+    """A shop without a catalogue: every day brings new items, and shoppers fall for those of their taste.
+
+    An item is known from the day on which it was first met. What is new on a day is met more than anything
+    else on it, so whoever may rank the items of tomorrow wins by their words alone.
+    """
+    random = np.random.default_rng(seed)
+    born = np.repeat(np.arange(days), [120, *[24] * (days - 1)])
+    kind = np.arange(len(born)) % tastes
+    items = [f"i{n:03d}" for n in range(len(born))]
+    events = []
+    for u, day in np.ndindex(shoppers, days):
+        own = np.flatnonzero((kind == u % tastes) & (born <= day))
+        draw = np.where(born[own] == day, 12.0, 1.0)
+        if random.random() < 0.7:
+            chosen = random.choice(own, 3, replace=False, p=draw / draw.sum())
+            events += [Event(day, f"u{u:03d}", items[i], minute=n) for n, i in enumerate(chosen)]
+    first: dict[str, int] = {}
+    for e in events:
+        first[e.item] = min(e.day, first.get(e.item, e.day))
+    met = [n for n, item in enumerate(items) if item in first]
+    vectors = unit(np.eye(tastes, 16)[kind] + 0.3 * random.normal(size=(len(items), 16)))
+    return World(events, [items[n] for n in met], days, vectors[met], first_seen=first)
+
+
+def without(world: World, items: Iterable[str]) -> World:
+    """The same world, in which nobody ever hears of `items`."""
+    gone = set(items)
+    stay = [n for n, item in enumerate(world.items) if item not in gone]
+    return replace(
+        world,
+        events=[e for e in world.events if e.item not in gone],
+        items=[world.items[n] for n in stay],
+        vectors=world.vectors[stay],
+    )
 
 
 def random_world(

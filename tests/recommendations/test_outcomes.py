@@ -7,13 +7,18 @@ from datetime import date, timedelta
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from assets.model.evaluation import evaluate
+from assets.model.interactions import Interactions
+from assets.model.recommender import Recommender, fit_recommender
 from assets.recommendations.outcomes import OUTCOMES, outcome_of, outcomes_until, plot_outcomes, write_outcome
 from assets.recommendations.scoring import RECOMMENDATIONS
-from tests.recommendations.homes import as_of, make_home, make_night, some_world
+from tests.model.worlds import births, clusters, without
+from tests.recommendations.homes import VALUES, as_of, make_home, make_night, some_world
 
 DAY = date(2026, 1, 9)
 
@@ -100,6 +105,29 @@ def test_equals_a_slow_reference(shelf, behavior):
         assert got[name] == pytest.approx(np.mean(values) if values else 0), name
     assert got["revenue"] == pytest.approx(revenue)
     assert got["users_with_shelf"] == len(users)
+
+
+@pytest.mark.parametrize("world", [births(), some_world(days=6), clusters()], ids=["new", "noise", "tastes"])
+def test_the_evaluation_promises_what_the_outcome_measures(world):
+    """The `shelf` row of day D is the outcome, on D, of the shelf that the same model makes on D − 1.
+
+    Coverage alone differs: the outcome counts every shelf, the evaluation those of shoppers who came.
+    """
+    params = fit_recommender(world, world.vectors, world.items, VALUES)
+    made = Recommender(params, Interactions.of(world, world.vectors, world.items))
+    promise = evaluate(made, shelf_size=10).methods["shelf"]
+    before = as_of(world, world.days - 1)
+    before = without(before, [i for i, day in world.first_seen.items() if day == world.days - 1])
+    published = Recommender(params, Interactions.of(before, before.vectors, before.items)).recommend(None, 10)
+    published = published.append_column("day", pa.array([before.cut_off] * len(published), pa.date32()))
+    published = published.append_column("model_version", pa.array(["v1"] * len(published)))
+    behaviors = world.table("behaviors")
+    labels = behaviors.filter(pc.equal(behaviors["day"], pa.scalar(world.cut_off)))
+    found = outcome_of(published, labels, day=world.cut_off, k=10, items=len(before.items)).to_pylist()[0]
+    assert found["ndcg_at_10"] > 0
+    assert promise["ndcg@10"] == pytest.approx(found["ndcg_at_10"])
+    assert promise["recall@10"] == pytest.approx(found["recall_at_k"])
+    assert promise["hr@10"] == pytest.approx(found["hit_rate"])
 
 
 def test_written_by_day_and_read_in_order(tmp_path):
