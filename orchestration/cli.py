@@ -10,7 +10,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -76,18 +76,27 @@ def init(
 ) -> None:
     """Make the home folder ready: shop.yaml, drop folder, Dagster instance, pool limits. Can be repeated."""
     from orchestration.instance import prepare_instance
-    from resources.home import Shop
 
     home, console = _home(), _console()
     if not home.shop_file.exists():
-        zone = Shop(timezone=timezone).zone
-        begins = first_day.date() if first_day else datetime.now(zone).date()
-        home.write_shop(Shop(name=name, timezone=timezone, currency=currency, first_day=begins))
-        console.print(f"Wrote {home.shop_file}: days begin in {timezone}, the first is {begins}.")
+        _open_shop(home, name, timezone, currency, first_day.date() if first_day else None)
     prepare_instance(home)
     home.drop.mkdir(parents=True, exist_ok=True)
     console.print(f"Dagster's instance is in {home.dagster}; its pool limits are set.")
     console.print(f"Next: put log files into {home.drop}/<source>/, then: nightshelf ui")
+
+
+def _open_shop(home: Home, name: str, timezone: str, currency: str, first_day: date | None) -> None:
+    """Write shop.yaml; days begin today where no first day is named."""
+    from zoneinfo import available_timezones
+
+    from resources.home import Shop
+
+    if timezone not in available_timezones():
+        raise NextStepError(f"{timezone!r} is no IANA time zone. Write one like: --timezone Europe/Berlin")
+    begins = first_day or datetime.now(Shop(timezone=timezone).zone).date()
+    home.write_shop(Shop(name=name, timezone=timezone, currency=currency, first_day=begins))
+    _console().print(f"Wrote {home.shop_file}: days begin in {timezone}, the first is {begins}.")
 
 
 @app.command()
@@ -99,6 +108,11 @@ def ui(
 
     home = _home()
     _require_free(port)
+    if not home.shop_file.exists():
+        raise NextStepError(
+            f"{home.root} is no shop yet. Run: make demo, to look at one; or for your own: "
+            "nightshelf init --name NAME --timezone ZONE --first-day YYYY-MM-DD"
+        )
     os.environ["DAGSTER_HOME"] = str(prepare_instance(home))
     _console().print(f"The web UI of {home.root} comes up at http://127.0.0.1:{port} (Ctrl-C ends it).")
     sys.stdout.flush()
@@ -117,7 +131,12 @@ def ui(
 
 @app.command()
 def simulate(
-    start: Annotated[datetime, typer.Option(formats=["%Y-%m-%d"], help="First simulated day.")],
+    start: Annotated[
+        datetime | None,
+        typer.Option(
+            formats=["%Y-%m-%d"], help="First day; the shop's first, or so that yesterday is the last."
+        ),
+    ] = None,
     days: Annotated[int, typer.Option(min=1)] = 14,
     seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 7,
     shoppers: Annotated[int, typer.Option(min=1)] = 3000,
@@ -127,8 +146,14 @@ def simulate(
     from orchestration.demo import simulated
 
     home = _home()
-    simulated(home, start.date(), days, seed, _console(), shoppers=shoppers, products=products)
-    _console().print(f"Log files are in {home.drop}. Next: nightshelf backfill, or nightshelf ui")
+    if home.shop_file.exists():
+        first = start.date() if start else home.shop.first_day
+    else:
+        first = start.date() if start else _last_ended(home) - timedelta(days=days - 1)
+        _open_shop(home, "Simulated shop", "Europe/Berlin", "EUR", first)
+    simulated(home, first, days, seed, _console(), shoppers=shoppers, products=products)
+    last = first + timedelta(days=days - 1)
+    _console().print(f"Log files are in {home.drop}. Next: nightshelf backfill {first} {last}")
 
 
 @sources.command("list")
@@ -188,7 +213,7 @@ def backfill(
     tables: Annotated[bool, typer.Option("--tables", help="Only the SQL stages.")] = False,
 ) -> None:
     """Make past days again: tables as one run for the window, then model and shelf day by day."""
-    from orchestration.nights import days_between, first_night
+    from orchestration.nights import BACKFILL_TAG, days_between, first_night
     from orchestration.runs import of_day, of_window
 
     home, console = _home(), _console()
@@ -204,12 +229,13 @@ def backfill(
         for day in nights:
             console.print(f"training, shelf   {day}")
         return
+    tag = {BACKFILL_TAG: f"{begin} to {end}"}
     with _instance(home) as instance:
-        _run(instance, "ingest", {}, "Taking in files")
-        _run(instance, "warehouse", of_window(begin, end), f"The tables of {begin} to {end}")
+        _run(instance, "ingest", tag, "Taking in files")
+        _run(instance, "warehouse", of_window(begin, end) | tag, f"The tables of {begin} to {end}")
         for day in nights:
-            _run(instance, "training", of_day(day), f"The model of {day}")
-            _run(instance, "recommendations", of_day(day), f"The shelf of {day}")
+            _run(instance, "training", of_day(day) | tag, f"The model of {day}")
+            _run(instance, "recommendations", of_day(day) | tag, f"The shelf of {day}")
 
 
 @app.command()
@@ -223,6 +249,9 @@ def recommend(
 
     home = _home()
     table = recommendations_for(home, user)
+    note = (table.schema.metadata or {}).get(b"note", b"").decode()
+    if note:
+        _console().print(note, highlight=False)
     _console().print(shelf_page(table.slice(0, limit).to_pylist(), home.shop.currency))
     _console().print("Why one of them: nightshelf why USER ITEM")
 
@@ -242,10 +271,22 @@ def status() -> None:
     from orchestration.pages import status_page
 
     home = _home()
-    if not home.shop or not (home.dagster / "dagster.yaml").exists():
+    _ = home.shop  # whatever is wrong with shop.yaml comes first
+    if not (home.dagster / "dagster.yaml").exists():
         raise NextStepError(f"{home.root} is not set up yet. Run: nightshelf init (or: nightshelf demo)")
     with _instance(home) as instance:
         _console().print(status_page(home, instance, datetime.now(UTC)))
+
+
+@app.command()
+def docs() -> None:
+    """Write the documentation of every table and column, with the lineage graph, as one HTML file."""
+    from assets.warehouse.project import write_docs
+
+    home = _home()
+    if not home.warehouse.exists():
+        raise NextStepError(f"{home.warehouse} is not there yet. Run: nightshelf night (or: nightshelf demo)")
+    _console().print(f"Open {write_docs(home)} in a browser.")
 
 
 @app.command()
@@ -307,9 +348,12 @@ def _require_free(port: int) -> None:
 @contextmanager
 def _instance(home: Home) -> Iterator[DagsterInstance]:
     from orchestration.instance import instance_of, prepare_instance
+    from orchestration.launcher import fail_lost_runs
 
     prepare_instance(home)
     with instance_of(home) as instance:
+        for run in fail_lost_runs(instance, home):
+            _console().print(f"Run {run[:8]} was cut short and is marked as failed.")
         yield instance
 
 

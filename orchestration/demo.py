@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import sys
 import time
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -127,7 +128,10 @@ def _claim(home: Home, **settings: int) -> date:
         raise NotADemoError(
             "A model needs days to learn from: leave at least four days before the first night."
         )
-    home.write_shop(Shop(name="Demo shop", recipe="demo", first_day=first, first_night=first_night))
+    home.write_shop(
+        # It has a last day: otherwise the UI would go on making nights of which there are no logs.
+        Shop(name="Demo shop", recipe="demo", first_day=first, first_night=first_night, last_day=last)
+    )
     _write(mark, settings | {"first_day": first.isoformat()})
     return first
 
@@ -191,10 +195,13 @@ def _show(home: Home, report: dict[str, Any], console: Console) -> None:
         f"import duckdb; duckdb.connect('{_short(home.published)}', read_only=True).sql(\"{query}\").show()"
     )
     console.print("Query the published file with any tool that reads DuckDB:", highlight=False)
-    console.print(f"  python -c {shlex.quote(code)}", highlight=False, soft_wrap=True, markup=False)
-    where = "" if home.root == Path("home").resolve() else f" --home {_short(home.root)}"
+    # The Python that has DuckDB: `make demo` leaves nobody in its environment.
+    python = _short(Path(sys.executable))
+    console.print(f"  {python} -c {shlex.quote(code)}", highlight=False, soft_wrap=True, markup=False)
+    here = home.root == Path("home").resolve()
+    command = "make ui" if here else f"nightshelf --home {shlex.quote(_short(home.root))} ui"
     console.print(
-        f"Open the web UI: make ui, or: nightshelf{where} ui → http://127.0.0.1:3000", highlight=False
+        f"Open the web UI: {command} → http://127.0.0.1:3000", highlight=False, soft_wrap=True, markup=False
     )
 
 

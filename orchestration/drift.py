@@ -20,7 +20,7 @@ class Drift:
     mean: float
     """NDCG@10 of the outcomes of the model's shelves, mean over the days."""
     promised: float
-    """NDCG@10 of the model's evaluation."""
+    """NDCG@10 of the shelf in the model's evaluation: the same quantity, rules and all."""
 
     def in_words(self) -> str:
         return (
@@ -46,7 +46,11 @@ def drift(home: Home, days: int) -> Drift | None:
     if champion is None:
         return None
     outcomes = outcomes_until(home, date.max)
-    outcomes = outcomes.filter(pc.equal(outcomes["model_version"], champion.version)).sort_by("day")
+    # A day without a shopper says nothing about the shelf.
+    told = pc.and_(
+        pc.equal(outcomes["model_version"], champion.version), pc.greater(outcomes["users_with_shelf"], 0)
+    )
+    outcomes = outcomes.filter(told).sort_by("day")
     outcomes = outcomes.slice(max(0, len(outcomes) - days))
     try:
         # A version is named after the day it was trained as of, which is the day it was evaluated on.
@@ -60,5 +64,6 @@ def drift(home: Home, days: int) -> Drift | None:
         newest=outcomes["day"][-1].as_py(),
         days=len(outcomes),
         mean=pc.mean(outcomes["ndcg_at_10"]).as_py(),
-        promised=promise.methods["nightshelf"]["ndcg@10"],
+        # Evaluations of an older version know the ranking before the shop's rules only.
+        promised=promise.methods.get("shelf", promise.methods["nightshelf"])["ndcg@10"],
     )

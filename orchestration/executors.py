@@ -9,17 +9,35 @@ between runs, whatever was killed, is the lease that the training process itself
 from __future__ import annotations
 
 import os
-from typing import cast
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, cast
 
 import dagster as dg
 from dagster._core.definitions.executor_definition import multiple_process_executor_requirements
 from dagster._core.execution.retries import RetryMode
 from dagster._core.executor.multiprocess import MultiprocessExecutor
 
+from orchestration.launcher import run_lease
+from resources.home import Home
+
+if TYPE_CHECKING:
+    from dagster._core.execution.context.system import PlanOrchestrationContext
+    from dagster._core.execution.plan.plan import ExecutionPlan
+
 DEVICE_TAG = "nightshelf/device"
 """Op tag of the steps that need a device; its value is the kind, `gpu`."""
 
 PRELOAD = ("orchestration.definitions",)
+
+
+class LeasedExecutor(MultiprocessExecutor):
+    """The process that drives the run holds its lease meanwhile, so that a run that lost it can be told."""
+
+    def execute(
+        self, plan_context: PlanOrchestrationContext, execution_plan: ExecutionPlan
+    ) -> Iterator[dg.DagsterEvent]:
+        with run_lease(Home.current(), plan_context.run_id):
+            yield from super().execute(plan_context, execution_plan)
 
 
 def _asked(init: dg.InitExecutorContext) -> int | None:
@@ -37,12 +55,12 @@ def _asked(init: dg.InitExecutorContext) -> int | None:
     },
     requirements=multiple_process_executor_requirements(),
 )
-def device_executor(init: dg.InitExecutorContext) -> MultiprocessExecutor:
+def device_executor(init: dg.InitExecutorContext) -> LeasedExecutor:
     """Steps in forked processes; those that need a device wait until one of this run's is free."""
     # Asked when a run starts, not when the definitions load: it may have to start nvidia-smi.
     from resources.devices import devices
 
-    return MultiprocessExecutor(
+    return LeasedExecutor(
         retries=RetryMode.ENABLED,
         max_concurrent=_asked(init) or min(4, max(2, os.cpu_count() or 2)),
         # Without any device the CPU is the one device there is.

@@ -7,15 +7,16 @@ is read from the instance's own record; nothing is remembered aside, so nothing 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime, time, timedelta
+from typing import cast
 
 import dagster as dg
 from dagster._core.execution.backfill import BulkActionsFilter, BulkActionStatus
 from dagster._core.storage.dagster_run import FINISHED_STATUSES, DagsterRunStatus
 from dagster._core.storage.tags import PARTITION_NAME_TAG
 
-from resources.home import Shop
+from resources.home import Home, Shop
 
 SHELF = dg.AssetKey("published_shelf")
 EVENTS = dg.AssetKey("raw_behavior_events")
@@ -23,9 +24,15 @@ LABELS = dg.AssetKey(["labels", "lbl_behaviors"])
 NIGHT_BEGINS = time(2, 0)
 """When the schedule runs the night of the day before, on the shop's clock."""
 
+BACKFILL_TAG = "nightshelf/backfill"
+"""Run tag of what `nightshelf backfill` runs: its first and last day."""
+
 MAX_ATTEMPTS = 3
 PAUSE = timedelta(hours=1)
 """Between a failed attempt and the next one that a sensor asks for."""
+
+LEARN_FROM = timedelta(days=2)
+"""Days with rows that there must be before the first model can be trained."""
 
 ACTIVE = [status for status in DagsterRunStatus if status not in FINISHED_STATUSES]
 
@@ -36,8 +43,8 @@ def days_between(first: date, last: date) -> list[date]:
 
 
 def first_night(shop: Shop) -> date:
-    """The first day that gets a model and a shelf; the shop's settings always have one."""
-    return shop.first_night or shop.first_day + timedelta(days=7)
+    """The first day that gets a model and a shelf; settings that have been checked always have one."""
+    return cast("date", shop.first_night)
 
 
 def last_ended_day(shop: Shop, now: datetime) -> date:
@@ -76,9 +83,16 @@ class Attempts:
 
 
 def attempts(instance: dg.DagsterInstance, job: str, tags: dict[str, str]) -> Attempts:
-    """Runs of `job` that carry all `tags`; a cancelled run counts as one that failed."""
+    """Runs of `job` that carry all `tags`; a cancelled run counts as one that failed.
+
+    A run that Dagster tries again by itself, since its process went away, stays one attempt.
+    """
     records = instance.get_run_records(dg.RunsFilter(job_name=job, tags=tags))
-    statuses = [record.dagster_run.status for record in records]
+    newest: dict[str, DagsterRunStatus] = {}
+    for record in records:  # the newest first
+        run = record.dagster_run
+        newest.setdefault(run.root_run_id or run.run_id, run.status)
+    statuses = list(newest.values())
     ended = [record.end_time for record in records if record.end_time]
     active = sum(status not in FINISHED_STATUSES for status in statuses)
     succeeded = statuses.count(DagsterRunStatus.SUCCESS)
@@ -91,26 +105,64 @@ def attempts(instance: dg.DagsterInstance, job: str, tags: dict[str, str]) -> At
 
 
 def attempts_of_night(instance: dg.DagsterInstance, day: date) -> Attempts:
-    return attempts(instance, "nightly", {PARTITION_NAME_TAG: day.isoformat()})
+    """Runs of the job `nightly`; active is whatever is at work on that day, from whichever hand."""
+    tags = {PARTITION_NAME_TAG: day.isoformat()}
+    at_work = instance.get_runs_count(dg.RunsFilter(statuses=ACTIVE, tags=tags))
+    return replace(attempts(instance, "nightly", tags), active=at_work)
 
 
-def missing_nights(instance: dg.DagsterInstance, shop: Shop, last: date) -> list[date]:
-    """Nights from the first one to `last` that never published a shelf, oldest first."""
-    made = materialized_days(instance, SHELF)
-    return [day for day in days_between(first_night(shop), last) if day not in made]
+def missing_nights(instance: dg.DagsterInstance, home: Home, last: date) -> list[date]:
+    """Nights up to `last` that never published a shelf, oldest first.
+
+    They begin when there are days with rows to learn from, or with the shop's first night if that is later.
+    """
+    held = _days_with_rows(home)
+    if not held:
+        return []
+    made = materialized_days(instance, SHELF) | _published(home)
+    first = max(first_night(home.shop), held[0] + LEARN_FROM)
+    return [day for day in days_between(first, last) if day not in made]
 
 
-def missing_tables(instance: dg.DagsterInstance, shop: Shop, last: date) -> list[date]:
-    """Days before the first night, up to `last`, whose logs were never brought into tables, oldest first."""
-    made = materialized_days(instance, EVENTS)
-    early = days_between(shop.first_day, min(last, first_night(shop) - timedelta(days=1)))
-    return [day for day in early if day not in made]
+def missing_tables(instance: dg.DagsterInstance, home: Home, last: date) -> list[date]:
+    """Days before the first night, up to `last`, that were never brought into tables, oldest first.
+
+    They begin with the first day that has rows. None where shelves are there, for these were made from them.
+    """
+    held = _days_with_rows(home)
+    if not held or _published(home):
+        return []
+    made = materialized_days(instance, LABELS)
+    end = min(last, first_night(home.shop) - timedelta(days=1))
+    return [day for day in days_between(max(home.shop.first_day, held[0]), end) if day not in made]
+
+
+def _days_with_rows(home: Home) -> list[date]:
+    from assets.logs.raw_zone import days_of_loads
+
+    return sorted(days_of_loads(home))
+
+
+def _published(home: Home) -> set[date]:
+    """Nights that published a shelf, as the home's files tell.
+
+    The record of runs can begin anew (Postgres, another DAGSTER_HOME); nights that are there must not be made
+    again for that. Old shelves are removed in time: older than the oldest one kept, scores are evidence.
+    """
+    kept = {date.fromisoformat(file.name[:10]) for file in home.shelves.glob("????-??-??-*.duckdb")}
+    scored = {date.fromisoformat(file.parent.name) for file in home.scores.glob("????-??-??/manifest.json")}
+    return kept | {day for day in scored if kept and day < min(kept)}
 
 
 def backfilled_now(instance: dg.DagsterInstance) -> bool:
-    """Whether a backfill that somebody started is still at work on shelves."""
+    """Whether a backfill that somebody started, in the UI or by `nightshelf backfill`, is at work."""
+    runs = instance.get_runs(dg.RunsFilter(statuses=ACTIVE))
+    if any(BACKFILL_TAG in run.tags for run in runs):
+        return True
     under_way = instance.get_backfills(
-        BulkActionsFilter(statuses=[BulkActionStatus.REQUESTED, BulkActionStatus.CANCELING])
+        BulkActionsFilter(
+            statuses=[BulkActionStatus.REQUESTED, BulkActionStatus.CANCELING, BulkActionStatus.FAILING]
+        )
     )
     return any(
         SHELF in (backfill.asset_selection or []) or backfill.partition_set_name == "nightly_partition_set"

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 METHODS = {
     "nightshelf": "this model",
+    "shelf": "its shelf, rules and all",
     "incumbent": "the model before",
     "co_visitation": "co-visitation",
     "popularity_7d": "popularity, 7 days",
@@ -158,8 +159,7 @@ def status_page(home: Home, instance: DagsterInstance, now: datetime) -> Table:
         "pools": _pools(instance),
         "daemon": _daemon(instance),
         "drop folder": f"{len(whole_files(home.drop))} files; {len(outcomes(home))} on record",
-        "tables missing": in_words(missing_tables(instance, home.shop, last_due_night(home.shop, now)))
-        or "none",
+        "tables missing": in_words(missing_tables(instance, home, last_due_night(home.shop, now))) or "none",
         "nights missing": _nights(home, instance, now),
         "model": _champion(home),
         "shelf": _shelf(home),
@@ -191,7 +191,7 @@ def _daemon(instance: DagsterInstance) -> str:
 
 
 def _nights(home: Home, instance: DagsterInstance, now: datetime) -> str:
-    missing = missing_nights(instance, home.shop, last_due_night(home.shop, now))
+    missing = missing_nights(instance, home, last_due_night(home.shop, now))
     given_up = [day for day in missing if attempts_of_night(instance, day).given_up]
     text = in_words(missing) or "none"
     return f"{text} (given up: {in_words(given_up)}; run: nightshelf night DAY)" if given_up else text

@@ -63,7 +63,7 @@ def run_job(
 ) -> Outcome:
     """Run `job` now, in this process and step processes of its executor, past queue and daemon.
 
-    Pools, leases, gates and retries of steps hold as they do in any run.
+    Pools, leases, gates and retries of steps hold as they do in any run. It does not wait in the queue.
 
     Args:
         instance: keeps the record.
@@ -77,10 +77,12 @@ def run_job(
     began = time.monotonic()
     definition = ReconstructableRepository.for_module("orchestration.definitions", "defs")
     recon = definition.get_reconstructable_job(job)
+    definition_of_job = recon.get_definition()
     run = instance.create_run_for_job(
-        recon.get_definition(),
+        definition_of_job,
         run_config=QUIET,
-        tags=dict(tags or {}),
+        # The job's own tags are what the queue of a daemon beside us counts.
+        tags={**definition_of_job.run_tags, **(tags or {})},
         job_code_origin=recon.get_python_origin(),
     )
     outcome = Outcome(run_id=run.run_id, job=job)

@@ -34,7 +34,6 @@ from orchestration.nights import (
     in_windows,
     in_words,
     last_due_night,
-    last_ended_day,
     missing_nights,
     missing_tables,
 )
@@ -61,22 +60,28 @@ RUNNING = dg.DefaultSensorStatus.RUNNING
     job=ingest,
     minimum_interval_seconds=30,
     default_status=RUNNING,
-    description="A whole file lies in the drop folder that was not there before: it is taken in.",
+    description="A whole file lies in the drop folder that was not there before, or a source of the shop was "
+    "corrected: what waits is taken in.",
 )
-def new_files(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
-    """Compares the drop folder with the last look at it; an unfinished file is left for the next one."""
-    files = whole_files(Home.current().drop)
+def new_files(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+    """Asks for a run for each state of the drop folder and of the shop's sources, until one succeeds."""
+    home = Home.current()
+    files = whole_files(home.drop)
     if not files:
         return dg.SkipReason("No file lies in the drop folder.")
-    seen = fingerprint(files)
-    if seen == context.cursor:
+    # A source that was corrected gives the files that it refused another chance.
+    asked = f"files-{fingerprint([*files, *sorted(home.sources.glob('*.yaml'))])[:16]}"
+    tried = attempts(context.instance, "ingest", {ASKED_TAG: asked})
+    if tried.succeeded:
         return dg.SkipReason(f"The {len(files)} files in the drop folder are the same as before.")
-    waiting = context.instance.get_run_records(
-        dg.RunsFilter(job_name="ingest", statuses=[dg.DagsterRunStatus.QUEUED]), limit=1
+    if _at_work(context.instance, "ingest"):
+        return dg.SkipReason("Files are being taken in; looked at again when that is done.")
+    if tried.may_try(get_current_datetime()):
+        return dg.RunRequest(tags={ASKED_TAG: asked})
+    return dg.SkipReason(
+        f"Taking in the {len(files)} files failed {tried.failed} of {MAX_ATTEMPTS} times; "
+        + ("see its runs, then: nightshelf backfill FROM TO --tables" if tried.given_up else "resting")
     )
-    # A run that has not begun yet will see the new files too.
-    requests = [] if waiting else [dg.RunRequest()]
-    return dg.SensorResult(run_requests=requests, cursor=seen)
 
 
 @dg.sensor(
@@ -88,9 +93,13 @@ def new_files(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipR
 )
 def late_rows(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
     """Compares what each day's tables were made from with what lies in the raw zone now."""
-    if _at_work(context.instance, "warehouse", "nightly", "__ASSET_JOB"):
-        return dg.SkipReason("Tables are being made; looked at again when that is done.")
+    if _at_work(context.instance, "warehouse", "ingest"):
+        return dg.SkipReason("Files or tables are being brought in; looked at again when that is done.")
     late, made = outdated_days(context.instance, Home.current())
+    # A night at work, or in the queue, makes its own day's tables.
+    late = {
+        day: version for day, version in late.items() if not attempts_of_night(context.instance, day).active
+    }
     if not late:
         return dg.SkipReason("Every day's tables are made from all of its rows.")
     reach = {
@@ -167,26 +176,25 @@ def _at_work(instance: dg.DagsterInstance, *jobs: str) -> bool:
 )
 def missed_nights(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
     """Asks for what two looks in a row found missing, so that it does not race the schedule for a night."""
-    from assets.logs.raw_zone import days_of_loads
-
     home, now = Home.current(), get_current_datetime()
     due = last_due_night(SHOP, now)
-    if not days_of_loads(home) and not whole_files(home.drop):
-        return dg.SkipReason("No logs have come yet.")
+    if _at_work(context.instance, "ingest"):
+        return dg.SkipReason("Files are being taken in; looked at again when that is done.")
     if backfilled_now(context.instance):
         return dg.SkipReason("A backfill is under way; what it leaves will be looked at when it is done.")
-    early = missing_tables(context.instance, SHOP, due)
-    nights = missing_nights(context.instance, SHOP, due)
+    early = missing_tables(context.instance, home, due)
+    nights = missing_nights(context.instance, home, due)
     seen = set(json.loads(context.cursor or "[]"))
     cursor = json.dumps([str(day) for day in (*early, *nights)])
     if not early and not nights:
-        return dg.SensorResult(skip_reason=f"Every night up to {due} has published its shelf.", cursor=cursor)
+        return dg.SensorResult(
+            skip_reason=f"Every night up to {due} that has logs has published its shelf.", cursor=cursor
+        )
 
-    requests = _missing_windows(context.instance, [day for day in early if str(day) in seen], now)
-    # Models learn from the days before the first night, so these come first.
-    table_runs_over = not requests and not _at_work(context.instance, "warehouse")
-    left: list[date] = []
-    if table_runs_over and all(str(day) in seen for day in early):
+    requests, left = _missing_windows(context.instance, [day for day in early if str(day) in seen], now)
+    # Models learn from the days before the first night: these come first, unless they were given up.
+    early_is_settled = len(left) == len(in_windows(early)) and not _at_work(context.instance, "warehouse")
+    if early_is_settled:
         for day in (day for day in nights if str(day) in seen):
             tried = attempts_of_night(context.instance, day)
             if tried.may_try(now):
@@ -196,33 +204,39 @@ def missed_nights(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.S
                     )
                 )
             elif tried.given_up:
-                left.append(day)
+                left.append(f"nightshelf night {day}")
     reason = f"Missing: {in_words([*early, *nights])}; seen for the first time, under way, or resting." + (
-        f" Given up after repeated failures: {in_words(left)}. See their runs, then: nightshelf night DAY"
-        if left
-        else ""
+        f" Given up after repeated failures. See their runs, then: {'; '.join(left)}" if left else ""
     )
     return dg.SensorResult(run_requests=requests, skip_reason=None if requests else reason, cursor=cursor)
 
 
-def _missing_windows(instance: dg.DagsterInstance, early: list[date], now: datetime) -> list[dg.RunRequest]:
-    asked = [(first, last, f"tables-{first}-{last}") for first, last in in_windows(early)]
-    return [
-        dg.RunRequest(job_name="warehouse", tags=of_window(first, last) | {ASKED_TAG: what})
-        for first, last, what in asked
-        if attempts(instance, "warehouse", {ASKED_TAG: what}).may_try(now)
-    ]
+def _missing_windows(
+    instance: dg.DagsterInstance, early: list[date], now: datetime
+) -> tuple[list[dg.RunRequest], list[str]]:
+    """(Runs to ask for, commands for the windows that were given up)."""
+    requests, left = [], []
+    for first, last in in_windows(early):
+        asked = f"tables-{first}-{last}"
+        tried = attempts(instance, "warehouse", {ASKED_TAG: asked})
+        if tried.may_try(now):
+            requests.append(
+                dg.RunRequest(job_name="warehouse", tags=of_window(first, last) | {ASKED_TAG: asked})
+            )
+        elif tried.given_up:
+            left.append(f"nightshelf backfill {first} {last} --tables")
+    return requests, left
 
 
 @dg.sensor(
     job=training,
     minimum_interval_seconds=3600,
     default_status=RUNNING,
-    description="The last days' shelves did worse than the champion's evaluation promised: it is trained "
-    "again on the newest day.",
+    description="The last days' shelves did worse than the champion's evaluation promised: people are told, "
+    "and a model is trained again on the newest night.",
 )
-def outcome_drift(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-    """Mean NDCG of the last outcomes beside the NDCG in the metrics of the model that serves."""
+def outcome_drift(context: dg.SensorEvaluationContext, notifier: Notifier) -> dg.RunRequest | dg.SkipReason:
+    """Mean NDCG of the last outcomes beside the NDCG that the serving model's evaluation found."""
     from orchestration.drift import drift
 
     found = drift(Home.current(), days=DRIFT_DAYS)
@@ -230,14 +244,19 @@ def outcome_drift(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.Ski
         return dg.SkipReason(f"Fewer than {DRIFT_AT_LEAST} days of outcomes since this champion serves.")
     if found.mean >= (1 - DRIFT_MARGIN) * found.promised:
         return dg.SkipReason(found.in_words())
-    context.log.warning(found.in_words())
-    # Asked once per champion and day of outcomes: here a key that is remembered for ever is what we want.
-    day = last_ended_day(SHOP, get_current_datetime()).isoformat()
-    return dg.RunRequest(
-        run_key=f"{found.version}-{found.newest}",
-        partition_key=day,
-        tags={ASKED_TAG: f"drift-{found.version}"},
+    # Once per champion and day of outcomes, whether or not the run succeeds.
+    asked = f"drift-{found.version}-{found.newest}"
+    if context.instance.get_runs_count(dg.RunsFilter(job_name="training", tags={ASKED_TAG: asked})):
+        return dg.SkipReason(f"{found.in_words()} It has been trained again for that.")
+    day = last_due_night(SHOP, get_current_datetime())
+    notifier.notify(
+        title=f"{SHOP.name}: the shelves do worse than promised",
+        text=f"{found.in_words()} A model is trained again as of {day}. If that does not help, look into "
+        "what has changed in the logs.",
+        link="/assets/recommendation_outcomes",
+        log=context.log,
     )
+    return dg.RunRequest(partition_key=day.isoformat(), tags={ASKED_TAG: asked})
 
 
 @dg.run_failure_sensor(

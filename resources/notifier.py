@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import smtplib
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -17,6 +18,9 @@ from email.message import EmailMessage
 
 import dagster as dg
 from pydantic import Field
+
+PAUSES = (0.5, 2.0)
+"""Seconds before each further attempt to reach a service."""
 
 TIMEOUT = 10.0
 """Seconds that a channel has to answer."""
@@ -64,7 +68,7 @@ class Notifier(dg.ConfigurableResource):
         reached, failed = ["log"], []
         for channel, send in self._channels().items():
             try:
-                send(title, text, link)
+                _patiently(lambda send=send: send(title, text, link))
                 reached.append(channel)
             except (OSError, ValueError, smtplib.SMTPException) as error:
                 failed.append(f"{channel}: {type(error).__name__}: {error}")
@@ -111,3 +115,13 @@ class Notifier(dg.ConfigurableResource):
             if server.username:
                 smtp.login(urllib.parse.unquote(server.username), urllib.parse.unquote(server.password or ""))
             smtp.send_message(message)
+
+
+def _patiently(send: Callable[[], None]) -> None:
+    """A sensor asks once for each failure: a service that is away for a moment must not swallow the news."""
+    for pause in PAUSES:
+        try:
+            return send()
+        except (OSError, smtplib.SMTPException):
+            time.sleep(pause)
+    send()

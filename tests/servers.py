@@ -21,6 +21,8 @@ class Inbox:
 
     url: str = ""
     status: int = 204
+    failures: int = 0
+    """So many requests are answered with 503 first."""
     got: list[Any] = field(default_factory=list)
 
 
@@ -32,7 +34,8 @@ def web() -> Iterator[Inbox]:
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             inbox.got.append((self.path, self.headers["Content-Type"], json.loads(body)))
-            self.send_response(inbox.status)
+            self.send_response(inbox.status if inbox.failures <= 0 else 503)
+            inbox.failures -= 1
             self.end_headers()
 
         def log_message(self, *arguments: object) -> None:

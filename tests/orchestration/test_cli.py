@@ -72,6 +72,25 @@ def test_init_makes_a_home_and_can_be_repeated(place: Home) -> None:
     assert place.shop_file.read_bytes() == before
 
 
+def test_a_wrong_time_zone_is_refused_in_words(place: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--timezone Europe/Berlin" in refused(capsys, "init", "--timezone", "Berlin")
+    assert not place.root.exists()
+
+
+def test_the_web_ui_wants_a_shop_first(place: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "make demo" in refused(capsys, "ui", "--port", "0")
+    assert not place.root.exists()
+
+
+def test_a_simulated_shop_is_ready_to_be_run(place: Home) -> None:
+    small = ("--days", "2", "--shoppers", "20", "--products", "50")
+    text = say("simulate", *small)
+    yesterday = last_ended_day(Shop(), datetime.now(UTC))
+    assert place.shop.first_day == yesterday - timedelta(days=1)
+    assert f"nightshelf backfill {place.shop.first_day} {yesterday}" in " ".join(text.split())
+    assert f"nightshelf backfill {place.shop.first_day}" in say("simulate", *small)
+
+
 def test_a_new_shop_begins_today(place: Home) -> None:
     say("init")
     assert place.shop.first_day == datetime.now(place.shop.zone).date()
@@ -82,7 +101,9 @@ def test_status_tells_whether_the_limits_hold(place: Home, capsys: pytest.Captur
     say("init", "--first-day", "2026-01-05")
     text = say("status")
     assert "limits hold: warehouse 1" in text
-    assert "2026-01-12 to" in text  # nights that are missing
+    assert "2026-01-12" not in text.replace("nights from 2026-01-12", "")  # without logs no night is missing
+    put_rows(place, "first", [date(2026, 1, 5)])
+    assert "2026-01-12 to" in say("status")
     assert "not running" in text
     assert "none published yet" in text
 

@@ -15,7 +15,9 @@ from orchestration import sensors
 from orchestration.drift import drift
 from resources.home import Home
 from resources.model_store import ModelStore
-from tests.orchestration.test_sensors import NOON, look
+from resources.notifier import Notifier
+from tests.orchestration.test_sensors import NOON, run
+from tests.servers import Inbox
 
 TRAINED = date(2026, 1, 14)
 PROMISED = 0.20
@@ -28,7 +30,11 @@ def champion(home: Home, day: date = TRAINED) -> str:
     (folder / "config.json").write_text(f'{{"day": "{day}"}}')
     version = store.seal(folder, day)
     store.promote(day, version, promoted=True, reasons=["better than the best baseline"])
-    methods = {"nightshelf": {"ndcg@10": PROMISED}, "popularity": {"ndcg@10": 0.05}}
+    methods = {
+        "nightshelf": {"ndcg@10": 2 * PROMISED},  # before the shop's rules
+        "shelf": {"ndcg@10": PROMISED},
+        "popularity": {"ndcg@10": 0.05},
+    }
     Evaluation(
         day=day,
         candidate=version,
@@ -42,12 +48,13 @@ def champion(home: Home, day: date = TRAINED) -> str:
     return version
 
 
-def outcome(home: Home, day: date, ndcg: float, version: str) -> None:
+def outcome(home: Home, day: date, ndcg: float, version: str, shoppers: int = 9) -> None:
     row = dict.fromkeys(OUTCOMES.names) | {
         "day": day,
         "shelf_day": day - timedelta(days=1),
         "model_version": version,
         "ndcg_at_10": ndcg,
+        "users_with_shelf": shoppers,
     }
     home.outcomes.mkdir(exist_ok=True)
     pq.write_table(pa.Table.from_pylist([row], schema=OUTCOMES), home.outcomes / f"{day}.parquet")
@@ -70,19 +77,33 @@ def outcomes(home: Home, version: str, *ndcgs: float) -> None:
     ],
 )
 def test_trained_again_when_the_last_days_fall_short(
-    home: Home, instance: dg.DagsterInstance, ndcgs: tuple[float, ...], asks: bool
+    home: Home, instance: dg.DagsterInstance, web: Inbox, ndcgs: tuple[float, ...], asks: bool
 ) -> None:
     version = champion(home)
     outcomes(home, version, *ndcgs)
     with freeze_time(NOON):
-        requests, _, reason = look(sensors.outcome_drift, instance)
+        requests, reason = look_for_drift(instance, web)
     if not asks:
         assert not requests and reason
+        assert web.got == []
         return
     (request,) = requests
     assert request.partition_key == "2026-01-24"
-    newest = TRAINED + timedelta(days=len(ndcgs))
-    assert request.run_key == f"{version}-{newest}"  # the same evidence is acted on once
+    ((_, _, told),) = web.got
+    assert "promised 0.2000" in told["text"]
+    run(instance, "training", dg.DagsterRunStatus.FAILURE, dict(request.tags))
+    with freeze_time(NOON):
+        requests, reason = look_for_drift(instance, web)
+    assert not requests and "trained again for that" in reason  # the same evidence is acted on once
+    assert len(web.got) == 1
+
+
+def look_for_drift(instance: dg.DagsterInstance, web: Inbox) -> tuple[list[dg.RunRequest], str]:
+    with dg.build_sensor_context(instance=instance, sensor_name="outcome_drift") as context:
+        found = sensors.outcome_drift(context, notifier=Notifier(webhook_url=web.url))
+    if isinstance(found, dg.SkipReason):
+        return [], found.skip_message or ""
+    return [found], ""
 
 
 def test_only_shelves_of_the_model_that_serves_are_judged(home: Home) -> None:
@@ -97,6 +118,14 @@ def test_only_shelves_of_the_model_that_serves_are_judged(home: Home) -> None:
     assert "NDCG@10 of the last 1 days is 0.1900" in found.in_words()
 
 
-def test_nothing_to_compare_is_no_drift(home: Home, instance: dg.DagsterInstance) -> None:
+def test_a_day_without_shoppers_says_nothing(home: Home) -> None:
+    version = champion(home)
+    outcomes(home, version, 0.19, 0.19)
+    outcome(home, TRAINED + timedelta(days=3), 0.0, version, shoppers=0)
+    found = drift(home, days=7)
+    assert found is not None and (found.days, found.mean) == (2, 0.19)
+
+
+def test_nothing_to_compare_is_no_drift(home: Home, instance: dg.DagsterInstance, web: Inbox) -> None:
     assert drift(home, days=7) is None
-    assert "Fewer than 3 days" in look(sensors.outcome_drift, instance)[2]
+    assert "Fewer than 3 days" in look_for_drift(instance, web)[1]

@@ -43,6 +43,13 @@ def test_a_run_that_is_tried_again_is_not_told_of(instance: dg.DagsterInstance, 
     assert web.got == []
 
 
+def test_a_service_that_is_away_for_a_moment_gets_the_news(instance: dg.DagsterInstance, web: Inbox) -> None:
+    context = failed(instance, {})
+    web.failures = 1
+    assert run_failure(context, notifier=Notifier(webhook_url=web.url)) is None
+    assert len(web.got) == 2
+
+
 def test_a_channel_that_fails_makes_the_tick_fail(instance: dg.DagsterInstance, web: Inbox) -> None:
     web.status = 503
     with pytest.raises(NotificationError, match="HTTP Error 503"):

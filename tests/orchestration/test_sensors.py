@@ -25,7 +25,16 @@ from assets.logs.raw_zone import day_versions
 from assets.partitions import SHOP
 from orchestration import sensors
 from orchestration.definitions import defs
-from orchestration.nights import EVENTS, LABELS, MAX_ATTEMPTS, SHELF, days_between, in_windows
+from orchestration.nights import (
+    BACKFILL_TAG,
+    EVENTS,
+    LABELS,
+    MAX_ATTEMPTS,
+    SHELF,
+    attempts_of_night,
+    days_between,
+    in_windows,
+)
 from resources.home import Home
 from tests.orchestration.raw import put_rows
 
@@ -92,25 +101,42 @@ def put(file: str, home: Home, age: float = 60) -> None:
 
 
 def test_new_files_asks_once_for_each_change(home: Home, instance: dg.DagsterInstance) -> None:
-    requests, cursor, reason = look(sensors.new_files, instance)
+    requests, _, reason = look(sensors.new_files, instance)
     assert not requests and "No file" in reason
     put("web/1.csv", home)
     put("web/2.csv.part", home)
-    requests, cursor, _ = look(sensors.new_files, instance)
-    assert len(requests) == 1 and requests[0].run_key is None
-    requests, cursor, reason = look(sensors.new_files, instance, cursor)
+    (request,), _, _ = look(sensors.new_files, instance)
+    run(instance, "ingest", dg.DagsterRunStatus.SUCCESS, dict(request.tags))
+    requests, _, reason = look(sensors.new_files, instance)
     assert not requests and "same as before" in reason
     put("web/2.csv", home)
-    requests, cursor, _ = look(sensors.new_files, instance, cursor)
-    assert len(requests) == 1
+    (request,), _, _ = look(sensors.new_files, instance)
+    run(instance, "ingest", dg.DagsterRunStatus.SUCCESS, dict(request.tags))
+    assert not look(sensors.new_files, instance)[0]
+    home.sources.mkdir()
+    (home.sources / "web.yaml").write_text("corrected")
+    assert len(look(sensors.new_files, instance)[0]) == 1
 
 
-def test_new_files_leaves_it_to_a_run_that_waits(home: Home, instance: dg.DagsterInstance) -> None:
+def test_new_files_waits_for_a_run_at_work(home: Home, instance: dg.DagsterInstance) -> None:
     under_way(instance, "ingest", dg.DagsterRunStatus.QUEUED)
     put("web/1.csv", home)
-    requests, cursor, _ = look(sensors.new_files, instance)
-    assert not requests and cursor
-    assert not look(sensors.new_files, instance, cursor)[0]
+    requests, _, reason = look(sensors.new_files, instance)
+    assert not requests and "being taken in" in reason
+
+
+def test_files_that_could_not_be_taken_in_are_tried_again(home: Home, instance: dg.DagsterInstance) -> None:
+    put("web/1.csv", home)
+    now = NOON
+    for attempt in range(1, MAX_ATTEMPTS + 1):
+        with freeze_time(now):
+            (request,), _, _ = look(sensors.new_files, instance)
+            run(instance, "ingest", dg.DagsterRunStatus.FAILURE, dict(request.tags))
+            assert f"failed {attempt} of {MAX_ATTEMPTS} times" in look(sensors.new_files, instance)[2]
+        now += timedelta(minutes=61)
+    with freeze_time(now):
+        requests, _, reason = look(sensors.new_files, instance)
+        assert not requests and "nightshelf backfill" in reason
 
 
 # missed_nights ---------------------------------------------------------------------------------------------
@@ -125,9 +151,9 @@ def noon() -> Iterator[None]:
 @pytest.fixture
 def open_shop(home: Home, instance: dg.DagsterInstance, noon: None) -> Home:
     """Logs have come, and the days before the first night are in tables."""
-    put("web/1.csv", home)
+    put_rows(home, "first", [SHOP.first_day])
     assert SHOP.first_night is not None
-    materialize(instance, EVENTS, *days_between(SHOP.first_day, SHOP.first_night - timedelta(days=1)))
+    materialize(instance, LABELS, *days_between(SHOP.first_day, SHOP.first_night - timedelta(days=1)))
     return home
 
 
@@ -152,6 +178,61 @@ def test_all_missing_nights_are_asked_for_oldest_first(open_shop: Home, instance
     assert not requests and "Every night up to 2026-01-24" in reason
 
 
+def test_nights_begin_when_there_are_days_to_learn_from(
+    home: Home, instance: dg.DagsterInstance, noon: None
+) -> None:
+    put_rows(home, "first", jan(20))
+    assert missed(instance) == nights(22, 24)
+
+
+def test_a_record_that_begins_anew_does_not_bring_old_nights_back(
+    open_shop: Home, instance: dg.DagsterInstance
+) -> None:
+    for day in days_between(*jan(12, 22)):
+        scores = open_shop.scores / str(day)
+        scores.mkdir(parents=True)
+        (scores / "manifest.json").write_text("{}")
+    open_shop.shelves.mkdir()
+    for day in jan(20, 21):  # the last two are kept; the shelf of the 22nd could not be published
+        (open_shop.shelves / f"{day}-0123456789abcdef.duckdb").touch()
+    assert missed(instance) == nights(22, 24)
+
+
+@pytest.mark.parametrize("job", ["training", "__ASSET_JOB"])
+def test_a_day_that_another_run_is_at_is_left_alone(
+    open_shop: Home, instance: dg.DagsterInstance, job: str
+) -> None:
+    under_way(instance, job, dg.DagsterRunStatus.STARTED, **{"dagster/partition": "2026-01-12"})
+    assert missed(instance) == nights(13, 24)
+
+
+@pytest.mark.parametrize(
+    ("job", "tags", "reason"),
+    [
+        ("ingest", {}, "Files are being taken in"),
+        ("training", {BACKFILL_TAG: "2026-01-12 to 2026-01-20"}, "A backfill is under way"),
+    ],
+)
+def test_missed_nights_stand_back(
+    open_shop: Home, instance: dg.DagsterInstance, job: str, tags: dict[str, str], reason: str
+) -> None:
+    under_way(instance, job, dg.DagsterRunStatus.STARTED, **tags)
+    assert reason in look(sensors.missed_nights, instance)[2]
+
+
+def test_a_run_that_dagster_tries_again_is_one_attempt(open_shop: Home, instance: dg.DagsterInstance) -> None:
+    tags = {"dagster/partition": "2026-01-12"}
+    first = run(instance, "nightly", dg.DagsterRunStatus.FAILURE, tags)
+    for _ in range(MAX_ATTEMPTS):
+        again = create_run_for_test(
+            instance, "nightly", status=dg.DagsterRunStatus.STARTED, tags=tags,
+            root_run_id=first.run_id, parent_run_id=first.run_id,
+        )  # fmt: skip
+        instance.report_run_failed(again)
+    tried = attempts_of_night(instance, date(2026, 1, 12))
+    assert (tried.failed, tried.given_up) == (1, False)
+
+
 def test_a_gap_in_the_middle_is_found(open_shop: Home, instance: dg.DagsterInstance) -> None:
     days = days_between(date(2026, 1, 12), date(2026, 1, 24))
     materialize(instance, SHELF, *(day for day in days if day.day not in (14, 19)))
@@ -171,8 +252,8 @@ def test_a_night_under_way_is_left_alone(
 def test_before_two_o_clock_yesterday_belongs_to_the_schedule(
     home: Home, instance: dg.DagsterInstance
 ) -> None:
-    put("web/1.csv", home)
-    materialize(instance, EVENTS, *days_between(date(2026, 1, 5), date(2026, 1, 11)))
+    put_rows(home, "first", jan(5))
+    materialize(instance, LABELS, *days_between(date(2026, 1, 5), date(2026, 1, 11)))
     materialize(instance, SHELF, *days_between(date(2026, 1, 12), date(2026, 1, 23)))
     with freeze_time(datetime(2026, 1, 25, 1, 59, tzinfo=SHOP.zone)):
         assert missed(instance) == []
@@ -199,14 +280,14 @@ def test_a_night_that_fails_rests_is_tried_again_and_then_left_to_people(
             requests, _, reason = look(sensors.missed_nights, instance, cursor)
             assert "2026-01-12" not in [request.partition_key for request in requests]
             if not requests:
-                assert "Given up after repeated failures: 2026-01-12" in reason
-                assert "nightshelf night DAY" in reason
+                assert "Given up after repeated failures" in reason
+                assert "nightshelf night 2026-01-12" in reason
 
 
 def test_the_days_before_the_first_night_are_brought_into_tables_first(
     home: Home, instance: dg.DagsterInstance, noon: None
 ) -> None:
-    put("web/1.csv", home)
+    put_rows(home, "first", jan(5))
     assert missed(instance) == [("warehouse", "tables-2026-01-05-2026-01-11")]
     _, cursor, _ = look(sensors.missed_nights, instance)
     requests, _, _ = look(sensors.missed_nights, instance, cursor)
@@ -215,6 +296,12 @@ def test_the_days_before_the_first_night_are_brought_into_tables_first(
     at_work = run(instance, "warehouse", dg.DagsterRunStatus.STARTED, dict(requests[0].tags))
     assert missed(instance) == []
     materialize(instance, EVENTS, *days_between(date(2026, 1, 5), date(2026, 1, 11)))
+    instance.report_run_failed(at_work)
+    assert missed(instance) == []  # rows alone are no tables
+    with freeze_time(NOON + timedelta(minutes=61)):
+        assert missed(instance) == [("warehouse", "tables-2026-01-05-2026-01-11")]
+    at_work = run(instance, "warehouse", dg.DagsterRunStatus.STARTED, dict(requests[0].tags))
+    materialize(instance, LABELS, *days_between(date(2026, 1, 5), date(2026, 1, 11)))
     assert missed(instance) == []  # the tables are not finished before the run is
     instance.report_run_failed(at_work)
     assert missed(instance) == nights(12, 24)
@@ -222,20 +309,29 @@ def test_the_days_before_the_first_night_are_brought_into_tables_first(
 
 def test_an_empty_shop_asks_for_nothing(home: Home, instance: dg.DagsterInstance, noon: None) -> None:
     requests, _, reason = look(sensors.missed_nights, instance)
-    assert not requests and "No logs have come yet" in reason
+    assert not requests and "Every night up to 2026-01-24 that has logs" in reason
 
 
-def test_a_backfill_of_shelves_is_waited_for(open_shop: Home, instance: dg.DagsterInstance) -> None:
+@pytest.mark.parametrize("launched_from", ["job", "graph"])
+def test_a_backfill_of_shelves_is_waited_for(
+    open_shop: Home, instance: dg.DagsterInstance, launched_from: str
+) -> None:
+    what = {
+        "job": {
+            "partition_set_origin": RemotePartitionSetOrigin(
+                repository_origin=REPOSITORY, partition_set_name="nightly_partition_set"
+            ),
+            "partition_names": ["2026-01-12"],
+        },
+        "graph": {"asset_selection": [SHELF, dg.AssetKey("scored_recommendations")]},
+    }[launched_from]
     backfill = PartitionBackfill(
         backfill_id="b",
         status=BulkActionStatus.REQUESTED,
         from_failure=False,
         tags={},
         backfill_timestamp=time.time(),
-        partition_set_origin=RemotePartitionSetOrigin(
-            repository_origin=REPOSITORY, partition_set_name="nightly_partition_set"
-        ),
-        partition_names=["2026-01-12"],
+        **what,
     )
     instance.add_backfill(backfill)
     assert "backfill is under way" in look(sensors.missed_nights, instance)[2]
@@ -312,7 +408,7 @@ def test_late_rows_wait_for_runs_at_work_and_give_up_in_the_end(
     load(home, "first", *jan(5))
     made(home, instance, *jan(5))
     load(home, "late", *jan(5))
-    at_work = run(instance, "nightly", dg.DagsterRunStatus.STARTED, {})
+    at_work = run(instance, "nightly", dg.DagsterRunStatus.STARTED, {"dagster/partition": "2026-01-05"})
     assert late(instance) == []
     instance.report_run_failed(at_work)
     now = datetime.now(SHOP.zone)

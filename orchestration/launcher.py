@@ -1,0 +1,74 @@
+"""Runs whose process is gone are found, and marked as failed.
+
+Dagster's own launcher cannot tell a run at work from one whose machine went down: such a run stays "started",
+and keeps its place in the queue, for ever. Here the process that drives a run holds a lease as long as it
+lives (`run_lease`, taken by the executor). A run that has begun and whose lease nobody holds is lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import dagster as dg
+from dagster._core.launcher import CheckRunHealthResult, DefaultRunLauncher, WorkerStatus
+
+from resources.home import Home
+from resources.leases import is_held, lease_one_of
+
+if TYPE_CHECKING:
+    from dagster import DagsterInstance, DagsterRun
+
+GONE = "The process that drove this run is gone: it was killed, or its machine went down."
+
+
+class LeasedRunLauncher(DefaultRunLauncher):
+    """The default launcher, and run monitoring can tell which runs are lost."""
+
+    @property
+    def supports_check_run_worker_health(self) -> bool:
+        return True
+
+    def check_run_worker_health(self, run: DagsterRun) -> CheckRunHealthResult:
+        if is_lost(Home.current(), run.run_id):
+            return CheckRunHealthResult(WorkerStatus.FAILED, GONE)
+        return CheckRunHealthResult(WorkerStatus.RUNNING)
+
+
+@contextmanager
+def run_lease(home: Home, run_id: str) -> Iterator[None]:
+    """Held by the process that drives a run, from its first step to its last; then its file goes."""
+    file = _lease_of(home, run_id)
+    with lease_one_of([file]):
+        try:
+            yield
+        finally:
+            file.unlink(missing_ok=True)
+
+
+def is_lost(home: Home, run_id: str) -> bool:
+    """Whether the run's process took the lease and is no more. A run that has not come so far is not lost."""
+    file = _lease_of(home, run_id)
+    try:
+        # An empty file is a lease that is just being taken.
+        return file.stat().st_size > 0 and not is_held(file)
+    except FileNotFoundError:
+        return False
+
+
+def fail_lost_runs(instance: DagsterInstance, home: Home) -> list[str]:
+    """Mark lost runs as failed, for when no daemon is there to do so. Returns their ids."""
+    begun = instance.get_runs(
+        dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING])
+    )
+    lost = [run for run in begun if is_lost(home, run.run_id)]
+    for run in lost:
+        instance.report_run_failed(run, GONE)
+        _lease_of(home, run.run_id).unlink(missing_ok=True)
+    return [run.run_id for run in lost]
+
+
+def _lease_of(home: Home, run_id: str) -> Path:
+    return home.leases / "runs" / f"{run_id}.lock"
