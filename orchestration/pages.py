@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from orchestration.drop import whole_files
+from assets.logs.drop import whole_files
 from orchestration.nights import (
     attempts_of_night,
     in_words,

@@ -19,8 +19,8 @@ from dagster._core.storage.tags import (
 )
 from dagster._time import get_current_datetime
 
+from assets.logs.drop import fingerprint, whole_files
 from assets.partitions import SHOP
-from orchestration.drop import fingerprint, whole_files
 from orchestration.jobs import ingest, nightly, training, warehouse
 from orchestration.nights import (
     ACTIVE,
