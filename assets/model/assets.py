@@ -3,7 +3,7 @@
 import dagster as dg
 
 from assets.gates import require_passed
-from assets.partitions import days_of, look_back, nights
+from assets.partitions import day_before, days_of, look_back, nights
 from assets.plots import picture
 from resources.home import Home
 
@@ -90,7 +90,7 @@ def fine_tuned_model(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
             "version": bundle.version,
             "snapshot": bundle.snapshot.id,
             "path": dg.MetadataValue.path(str(bundle.path)),
-            "device": f"{bundle.device} ({bundle.speed['device']})",
+            "device": bundle.trained_on,
             "loss": picture(loss_chart(bundle.curve), "loss over steps"),
             "report": dg.MetadataValue.md(report_table(test)),
             "report chart": picture(report_chart(test), "precision, recall and F1 on the test day"),
@@ -118,7 +118,8 @@ def model_evaluation(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
     """How good the night's model is on the newest day, by full ranking, beside incumbent and baselines.
 
     All methods know the days before and nothing of the day itself. Figures of each shopper are kept for the
-    paired comparison.
+    paired comparison. The row `shelf` is the candidate's list as published, ordered by value and under the
+    rules: what the outcomes of its nights can be compared with.
     """
     from assets.model.promotion import (
         calibration_table,
@@ -139,6 +140,7 @@ def model_evaluation(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
             "candidate": evaluation.candidate,
             "incumbent": evaluation.incumbent or "none",
             "ndcg@10": evaluation.methods["nightshelf"]["ndcg@10"],
+            "ndcg@10 of the shelf": evaluation.methods["shelf"]["ndcg@10"],
             "best baseline": evaluation.best_baseline,
             "best baseline ndcg@10": best,
             "shoppers": evaluation.users,
@@ -147,7 +149,14 @@ def model_evaluation(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
     )
 
 
-@dg.asset(partitions_def=nights, group_name="model", kinds={"python"}, owners=OWNERS, deps=[model_evaluation])
+@dg.asset(
+    partitions_def=nights,
+    group_name="model",
+    kinds={"python"},
+    owners=OWNERS,
+    # On itself the day before, where the incumbent is decided: a backfill goes from the oldest day to the newest.
+    deps=[model_evaluation, dg.AssetDep("champion_model", partition_mapping=day_before)],
+)
 def champion_model(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
     """Who serves from this night on: the candidate if the gate lets it pass, else the incumbent.
 

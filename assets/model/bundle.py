@@ -21,7 +21,7 @@ from assets.model.recipe import load_recipe, recipe_file
 from assets.model.report import report_table
 from assets.model.snapshot import Snapshot, snapshot_of
 from assets.model.vectors import item_vectors
-from resources.devices import Device, lease_device
+from resources.devices import CPU, Device, lease_device
 from resources.home import Home
 from resources.model_store import ModelStore
 
@@ -56,6 +56,13 @@ class Bundle:
     """The worker's last event: device, seconds, examples_per_second, …; not part of the bundle."""
     device: str
     """The device that was leased."""
+
+    @property
+    def trained_on(self) -> str:
+        """The device in words."""
+        if self.device == CPU:
+            return "no GPU on this machine: trained on the CPU"
+        return f"{self.device} ({self.speed['device']})"
 
 
 def make_bundle(home: Home, day: date, log: Log = lambda message: None) -> Bundle:

@@ -54,19 +54,22 @@ def evaluate_night(home: Home, day: date, log: Log = lambda message: None) -> Ev
 def promote_night(home: Home, day: date, log: Log = lambda message: None) -> tuple[Evaluation, Decision]:
     """Ask the gate and write down who serves from this night on.
 
+    Where another candidate was trained since the evaluation, or another model serves before this night (days
+    may be made in any order), it is measured again: the decision is always about what would serve now.
+
     Raises:
         FileNotFoundError: the day was not evaluated.
-        RuntimeError: what was evaluated is not what would be decided on: another candidate was trained since,
-            or another model serves before this night.
+        BundleError, TamperedBundleError: as `evaluate_night`.
     """
     store, evaluation = ModelStore(home), Evaluation.load(evaluations(home), day)
     before = store.champion_before(day)
     now = (store.candidate(day), before.version if before else None)
     if now != (evaluation.candidate, evaluation.incumbent):
-        raise RuntimeError(
-            f"the evaluation of {day} compares {evaluation.candidate} with {evaluation.incumbent}, but now "
-            f"they are {now[0]} and {now[1]}: materialize model_evaluation for {day} again"
+        log(
+            f"The evaluation of {day} compares {evaluation.candidate} with {evaluation.incumbent or 'nothing'}"
+            f", but now they are {now[0]} and {now[1] or 'nothing'}: measuring again."
         )
+        evaluation = evaluate_night(home, day, log)
     decision = decide(evaluation)
     for reason in decision.reasons:
         log(reason)

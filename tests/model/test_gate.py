@@ -58,6 +58,16 @@ def test_a_small_loss_beyond_doubt_is_a_loss():
     assert decide(evaluation(0.297, 0.30, 0.2, spread=0.05)).promote
 
 
+@pytest.mark.parametrize("level", [0.02, 0.3])
+def test_the_margin_is_a_share_of_the_incumbents_figure(level):
+    """At any level, a loss of one hundredth passes and one of a tenth does not."""
+    assert decide(evaluation(0.99 * level, level, level / 2, spread=0.2)).promote
+    refused = decide(evaluation(0.90 * level, level, level / 2, spread=0.2))
+    assert refused.reasons[0].startswith("The candidate is worse than the incumbent")
+    assert f"(allowed: {-0.02 * level:+.4f}, 2% of the incumbent's" in refused.reasons[0]
+    assert not refused.promote
+
+
 def test_the_first_model_serves_provisionally_and_the_gate_says_no():
     decision = decide(evaluation(0.2, None, 0.3))
     assert decision.promote and not decision.passed

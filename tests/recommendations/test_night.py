@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import dagster as dg
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -19,6 +20,7 @@ from assets.model.promotion import evaluations, promote_night
 from assets.model.recommender import fit_recommender
 from assets.model.snapshot import write_snapshot
 from assets.model.vectors import item_vectors
+from assets.partitions import nights
 from assets.recommendations import assets as recommendations
 from assets.recommendations import checks as recommendations_checks
 from assets.recommendations.scoring import RECOMMENDATIONS, Scores
@@ -27,8 +29,8 @@ from resources.home import Home
 from resources.model_store import ModelStore
 from resources.text_encoder import load_encoder
 from resources.warehouse import Warehouse
-from tests.model.worlds import World
-from tests.recommendations.homes import VALUES, Marts, as_of, fill, make_home, some_world
+from tests.model.worlds import Event, World
+from tests.recommendations.homes import VALUES, Marts, as_of, fill, make_home
 
 ASSETS = [
     model.model_evaluation,
@@ -38,7 +40,23 @@ ASSETS = [
     recommendations.published_shelf,
 ]
 CHECKS = dg.load_asset_checks_from_modules([model_checks, recommendations_checks])
-WORLD = some_world(days=6)
+
+
+def hits(shoppers: int = 12, days: int = 6) -> World:
+    """Everyone comes back to an item of their own each day. On the last day but one, one half discovers a
+    hit, on the last day the other half: who knows habits *and* what is popular beats who knows one of them.
+    """
+    events = []
+    for u, day in np.ndindex(shoppers, days):
+        events.append(Event(day, f"u{u:02d}", f"i{u:02d}", minute=1))
+        if day == days - 2 + u % 2:
+            events.append(Event(day, f"u{u:02d}", "hit"))
+    items = [*(f"i{u:02d}" for u in range(shoppers)), "hit"]
+    return World(events, items, days, np.eye(len(items), dtype=np.float32))
+
+
+WORLD = hits()
+GOOD, POOR = {"revisit": 4.0, "popularity_7d": 1.0}, {"popularity": 1.0}
 
 
 @pytest.fixture(scope="module")
@@ -68,8 +86,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
     return home
 
 
-def train(home: Home, world: World, encoder: Path) -> str:
-    """Snapshot and sealed candidate of the world's last day."""
+def train(home: Home, world: World, encoder: Path, weights: dict[str, float] | None = None) -> str:
+    """Snapshot and sealed candidate of the world's last day, with the weights that it finds, or these."""
     snapshot = write_snapshot(Marts(world), world.cut_off, 28, home.snapshots)
     store = ModelStore(home)
     folder = store.stage()
@@ -77,12 +95,18 @@ def train(home: Home, world: World, encoder: Path) -> str:
     items = snapshot.table("items").select(["item_id", "text"]).to_pydict()
     vectors = item_vectors(folder / "encoder", items["text"], home.vectors)
     params = fit_recommender(snapshot, vectors, items["item_id"], VALUES)
+    params["weights"] = weights or params["weights"]
     (folder / "recommender.json").write_text(json.dumps(params))
     return store.seal(folder, world.cut_off)
 
 
 def run(day: object, instance: dg.DagsterInstance) -> dg.ExecuteInProcessResult:
     return dg.materialize([*ASSETS, *CHECKS], partition_key=str(day), instance=instance, raise_on_error=False)
+
+
+def gate(result: dg.ExecuteInProcessResult) -> dg.AssetCheckEvaluation:
+    name = "candidate_beats_incumbent_and_baselines"
+    return next(e for e in result.get_asset_check_evaluations() if e.check_name == name)
 
 
 def verdicts(result: dg.ExecuteInProcessResult) -> dict[str, bool]:
@@ -92,7 +116,7 @@ def verdicts(result: dg.ExecuteInProcessResult) -> dict[str, bool]:
 def test_two_nights(home, encoder):
     instance = dg.DagsterInstance.ephemeral()
     first, second = as_of(WORLD, 5), WORLD
-    version = train(home, first, encoder)
+    version = train(home, first, encoder, POOR)
     result = run(first.cut_off, instance)
     assert result.success
     assert {n: p for n, p in verdicts(result).items() if n != "candidate_beats_incumbent_and_baselines"} == {
@@ -103,14 +127,16 @@ def test_two_nights(home, encoder):
     assert ModelStore(home).champion(first.cut_off).version == version
     assert not list(home.outcomes.glob("*"))
 
-    newer = train(home, second, encoder)
+    newer = train(home, second, encoder, GOOD)
     result = run(second.cut_off, instance)
     assert result.success
     evaluation = Evaluation.load(evaluations(home), second.cut_off)
     assert (evaluation.candidate, evaluation.incumbent) == (newer, version)
     serving = ModelStore(home).champion(second.cut_off)
-    gate = verdicts(result)["candidate_beats_incumbent_and_baselines"]
-    assert serving.version == (newer if gate else version) and serving.reasons
+    assert serving.version == newer and serving.promoted
+    assert gate(result).passed
+    assert f"is no worse than the incumbent {version}" in gate(result).description
+    assert "is better than the best baseline, revisit" in gate(result).description
     assert set(recommendations_for(home, "k1:x")["model_version"].to_pylist()) == {serving.version}
     assert [p.stem for p in home.outcomes.glob("*.parquet")] == [str(second.cut_off)]
     metadata = result.asset_materializations_for_node("model_evaluation")[0].metadata
@@ -122,6 +148,33 @@ def test_two_nights(home, encoder):
     assert run(first.cut_off, instance).success
     assert Scores.of(home, first.cut_off).manifest == before
     assert recommendations_for(home, "k1:x")["day"][0].as_py() == second.cut_off
+
+
+def test_a_worse_candidate_is_refused_in_words_and_the_incumbent_serves(home, encoder):
+    instance = dg.DagsterInstance.ephemeral()
+    incumbent = train(home, as_of(WORLD, 5), encoder, GOOD)
+    assert run(as_of(WORLD, 5).cut_off, instance).success
+    poor = train(home, WORLD, encoder, POOR)
+    result = run(WORLD.cut_off, instance)
+    assert result.success  # a refusal is no failure: the shop has its shelf
+    assert not gate(result).passed and gate(result).severity is dg.AssetCheckSeverity.WARN
+    assert gate(result).description.startswith(f"The candidate is worse than the incumbent {incumbent}")
+    assert "does not beat the best baseline, revisit" in gate(result).description
+    assert gate(result).description.endswith(f"The incumbent {incumbent} goes on serving.")
+    serving = ModelStore(home).champion(WORLD.cut_off)
+    assert (serving.version, serving.candidate, serving.promoted) == (incumbent, poor, False)
+    assert set(recommendations_for(home, "u00")["model_version"].to_pylist()) == {incumbent}
+
+
+def test_the_first_day_of_the_shop_has_no_champion_before_it(home, encoder):
+    """`champion_model` depends on its own day before, and the first partition has none."""
+    world = as_of(WORLD, 1)
+    assert str(world.cut_off) == nights.get_first_partition_key()
+    version = train(home, world, encoder)
+    assert run(world.cut_off, dg.DagsterInstance.ephemeral()).success
+    assert ModelStore(home).champion(world.cut_off).version == version
+    graph = dg.Definitions(assets=ASSETS).resolve_asset_graph()
+    assert dg.AssetKey("champion_model") in graph.get(dg.AssetKey("champion_model")).parent_keys
 
 
 def test_a_tampered_bundle_never_serves(home, encoder):
@@ -157,14 +210,19 @@ def test_scores_that_changed_since_their_audit_are_not_published(home, encoder):
     assert home.published.stat().st_ino == published
 
 
-def test_a_gate_on_yesterdays_evaluation_is_refused(home, encoder):
-    """The candidate was trained again after it was evaluated."""
-    world = as_of(WORLD, 5)
-    train(home, world, encoder)
-    assert run(world.cut_off, dg.DagsterInstance.ephemeral()).success
-    store = ModelStore(home)
-    folder = store.stage()
-    (folder / "recommender.json").write_text("{}")
-    store.seal(folder, world.cut_off)
-    with pytest.raises(RuntimeError, match=r"materialize model_evaluation .* again"):
-        promote_night(home, world.cut_off)
+def test_the_gate_decides_on_what_serves_now(home, encoder):
+    """The day before was made after the night itself, so the incumbent is another than was evaluated."""
+    instance = dg.DagsterInstance.ephemeral()
+    newer = train(home, WORLD, encoder, POOR)
+    assert run(WORLD.cut_off, instance).success
+    assert ModelStore(home).champion(WORLD.cut_off).version == newer
+    older = train(home, as_of(WORLD, 5), encoder, GOOD)
+    assert run(as_of(WORLD, 5).cut_off, instance).success
+    told: list[str] = []
+    evaluation, decision = promote_night(home, WORLD.cut_off, told.append)
+    assert told[0].endswith(
+        f"compares {newer} with nothing, but now they are {newer} and {older}: measuring again."
+    )
+    assert (evaluation.candidate, evaluation.incumbent) == (newer, older)
+    assert not decision.promote and ModelStore(home).champion(WORLD.cut_off).version == older
+    assert Evaluation.load(evaluations(home), WORLD.cut_off).incumbent == older
