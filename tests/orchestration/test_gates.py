@@ -122,11 +122,66 @@ def test_only_the_rejected_day_is_stopped(
     run(defs, instance, "make", "2026-01-05")
     assert run(defs, instance, "use_same_day", "2026-01-04").success
     assert not run(defs, instance, "use_same_day", "2026-01-05").success
-    # yesterday's verdict counts where a mapping leads to yesterday, and the last day of a look-back window
+    # where a mapping leads to yesterday, yesterday's verdict counts
     assert not run(defs, instance, "use_next_day", "2026-01-06").success
     assert run(defs, instance, "use_next_day", "2026-01-05").success
-    assert run(defs, instance, "use_looks_back", "2026-01-06").success
-    assert not run(defs, instance, "use_looks_back", "2026-01-05").success
+
+
+def test_every_day_of_a_look_back_window_counts(
+    defs: dg.Definitions, instance: dg.DagsterInstance, bad: Path
+) -> None:
+    bad.write_text("2026-01-05")
+    for day in ("2026-01-05", "2026-01-06"):
+        run(defs, instance, "make", day)
+    assert run(defs, instance, "use_looks_back", "2026-01-04").success
+    for day in ("2026-01-05", "2026-01-06", "2026-01-11"):
+        assert "for 2026-01-05 in run" in refusal(run(defs, instance, "use_looks_back", day))
+    assert run(defs, instance, "use_looks_back", "2026-01-12").success
+
+
+def test_a_day_that_passes_does_not_speak_for_another_one(
+    defs: dg.Definitions, instance: dg.DagsterInstance, bad: Path
+) -> None:
+    bad.write_text("2026-01-05")
+    run(defs, instance, "make", "2026-01-05")
+    run(defs, instance, "make", "2026-01-06")
+    refused = run(defs, instance, "use_same_day", "2026-01-05", "2026-01-06")
+    assert "for 2026-01-05 in run" in refusal(refused)
+
+
+def test_what_the_upstream_was_made_from_in_the_same_step_counts_too(
+    instance: dg.DagsterInstance, bad: Path
+) -> None:
+    @dg.multi_asset(
+        specs=[dg.AssetSpec("rows"), dg.AssetSpec("beside"), dg.AssetSpec("table", deps=["rows"])],
+        partitions_def=days,
+        check_specs=[
+            dg.AssetCheckSpec("unique", asset="rows", blocking=True),
+            dg.AssetCheckSpec("fine", asset="beside", blocking=True),
+        ],
+    )
+    def build():  # type: ignore[no-untyped-def]
+        for key in ("rows", "beside", "table"):
+            yield dg.MaterializeResult(key)
+        yield dg.AssetCheckResult(check_name="fine", asset_key="beside", passed=False)
+        yield dg.AssetCheckResult(check_name="unique", asset_key="rows", passed=not bad.exists())
+
+    @dg.asset(deps=["table"], partitions_def=days)
+    def model(context: dg.AssetExecutionContext) -> None:
+        require_passed(context)
+
+    jobs = [
+        dg.define_asset_job("build_all", dg.AssetSelection.assets(build)),
+        dg.define_asset_job("train", "model"),
+    ]
+    defs = dg.Definitions(assets=[build, model], jobs=jobs)
+    bad.touch()
+    run(defs, instance, "build_all", "2026-01-05")
+    words = refusal(run(defs, instance, "train", "2026-01-05"))
+    assert "unique of rows failed" in words and "beside" not in words
+    bad.unlink()
+    run(defs, instance, "build_all", "2026-01-05")
+    assert run(defs, instance, "train", "2026-01-05").success
 
 
 def test_a_window_is_stopped_by_any_day_in_it_and_freed_by_a_window_that_passes(
