@@ -12,6 +12,7 @@ from datetime import date, timedelta
 from functools import cached_property
 
 import dagster as dg
+from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluation
 from dagster._core.definitions.assets.graph.asset_graph import AssetGraph
 from dagster._core.definitions.assets.job.asset_job import JobScopedAssetGraph
 from dagster._core.storage.asset_check_execution_record import (
@@ -105,9 +106,8 @@ class _Gate:
                 if not self._left_without_verdict(record, days):
                     continue
                 yield _sentence(check, record, days, "never gave its verdict")
-            elif (verdict := record.evaluation) and not verdict.passed:
-                if verdict.severity is dg.AssetCheckSeverity.ERROR:
-                    yield _sentence(check, record, days, "failed", verdict.description)
+            elif (verdict := record.evaluation) and _rejects(verdict):
+                yield _sentence(check, record, days, "failed", verdict.description)
             if undecided is None or days is None:
                 return
             undecided = undecided - days
@@ -180,6 +180,10 @@ class _Gate:
         if run_id not in self._runs:
             self._runs[run_id] = self.context.instance.get_run_by_id(run_id)
         return self._runs[run_id]
+
+
+def _rejects(verdict: AssetCheckEvaluation) -> bool:
+    return not verdict.passed and verdict.severity is dg.AssetCheckSeverity.ERROR
 
 
 def _sentence(
