@@ -49,18 +49,23 @@ class IdentityKey:
         """The shop's key, `home/keys/identity.k1`; made on first use, readable by its owner only.
 
         Raises:
-            IdentityKeyError: the file is there, but holds no key.
+            IdentityKeyError: the file holds no key, or is gone while the raw zone holds rows: under a new key
+                everybody in them would come back as somebody else.
         """
         file = home.keys / f"identity.{NAME}"
         if not file.exists():
+            if _has_loads(home):
+                raise IdentityKeyError(
+                    f"{file} is not there, and {home.loads} holds rows whose shoppers it names. Put the file "
+                    f"back from a backup; or, to begin anew without them, remove {home.loads.parent}."
+                )
             _make(file)
         try:
             return cls(bytes.fromhex(file.read_text(encoding="ascii").strip()))
         except ValueError as error:
             raise IdentityKeyError(
                 f"{file}: not {2 * KEY_BYTES} hexadecimal digits. Put the file back from a backup: with a "
-                "new key no "
-                "shopper is recognised again."
+                "new key no shopper is recognised again."
             ) from error
 
     @classmethod
@@ -81,6 +86,10 @@ class IdentityKey:
         """One pseudonym for each of `ids`, in their order: about a million a second."""
         prefix = namespace.encode() + b"\0"
         return [f"{NAME}:{hmac.digest(self._key, prefix + raw.encode(), 'sha256').hex()[:32]}" for raw in ids]
+
+
+def _has_loads(home: Home) -> bool:
+    return any(not found.parent.name.startswith("_") for found in home.loads.glob("*/outcome.json"))
 
 
 def _make(file: Path) -> None:

@@ -52,6 +52,28 @@ def test_two_shops_have_two_keys(tmp_path: Path) -> None:
     assert IdentityKey.load(Home(tmp_path / "a")).hex != IdentityKey.load(Home(tmp_path / "b")).hex
 
 
+def test_a_key_that_is_gone_is_asked_for_and_not_made_anew(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    first = IdentityKey.load(home)
+    for name in ("_schema", "0123456789abcdef"):
+        (home.loads / name).mkdir(parents=True)
+        (home.loads / name / "outcome.json").touch()
+    (file,) = home.keys.iterdir()
+    aside = file.rename(tmp_path / "backup")
+    with pytest.raises(IdentityKeyError, match=r"identity\.k1.*backup.*remove .*raw"):
+        IdentityKey.load(home)
+    assert not list(home.keys.iterdir())
+    aside.rename(file)
+    assert IdentityKey.load(home).hex == first.hex
+
+
+def test_an_empty_raw_zone_needs_no_old_key(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    (home.loads / "_schema").mkdir(parents=True)
+    (home.loads / "_schema" / "outcome.json").touch()
+    assert IdentityKey.load(home)
+
+
 @pytest.mark.parametrize("text", ["", "not hexadecimal", "ab" * 16])
 def test_a_spoilt_key_file_is_named(tmp_path: Path, text: str) -> None:
     home = Home(tmp_path)
