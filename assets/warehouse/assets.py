@@ -76,12 +76,13 @@ def dbt_build(context: dg.AssetExecutionContext, dbt: DbtCliResource) -> Iterato
     Raises:
         dagster.Failure: a check on the rows failed; not retried, the rows would be the same.
     """
-    from assets.logs.raw_zone import prepare
+    from assets.logs.raw_zone import at_rest, prepare
 
     require_passed(context)
     home, days = Home.current(), days_of(context)
     prepare(home)
-    with Warehouse(home, log=context.log.info).lease():
+    # The models read the raw zone more than once: a file that came in between would not add up.
+    with Warehouse(home, log=context.log.info).lease(), at_rest(home, context.log.info):
         invocation = _start(dbt, build_args(home, days[0], days[-1]), home, context)
         events, error = _drained(invocation)
         _report_rows(context, events, days, home)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from datetime import date
 
 import dagster as dg
 
+from assets.logs.raw_zone import take_in_all
 from assets.warehouse.assets import dbt_build
 from resources.home import Home
 from resources.warehouse import Warehouse
@@ -55,6 +58,35 @@ def test_afterwards_the_file_is_free_for_other_processes(weekend_run: Run) -> No
         pass
     code = f"import duckdb; duckdb.connect({str(home.warehouse)!r}).execute('create temp table t (a int)')"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_file_that_comes_while_dbt_runs_waits_until_it_has_ended(
+    new_raw_zone: Callable[[], RawZone],
+) -> None:
+    zone = new_raw_zone()
+    zone.add([event("2026-03-28 12:00:00", "anna", "mug", "click", price=10)])
+    home = zone.home
+    file = home.drop / "nightshelf_csv" / "late.csv"
+    file.parent.mkdir(parents=True)
+    file.write_text("event_id,event_time,user_id,item_id,behavior\nl1,2026-03-28T13:00:00Z,ben,pot,click\n")
+    home.keys.mkdir()
+    (home.keys / "identity.k1").write_text("ab" * 32)
+    taken: list[int] = []
+
+    def come() -> None:
+        while not home.warehouse.exists():  # dbt has begun
+            time.sleep(0.05)
+        told: list[str] = []
+        taken.extend(outcome.rows_loaded for outcome in take_in_all(home, told.append))
+        taken.append(sum("waiting for ingest.lock" in line for line in told))
+
+    publisher = threading.Thread(target=come)
+    publisher.start()
+    run = materialize(home, date(2026, 3, 28), date(2026, 3, 28))
+    publisher.join()
+    assert run.success
+    assert taken == [1, 1], "it was loaded, and had waited"
+    assert query(home, "select step, rows from marts.quality_funnel order by 1") == [("kept", 1), ("raw", 1)]
 
 
 def test_a_failed_check_stops_what_depends_on_it_and_says_which(
