@@ -21,7 +21,7 @@
             load_id: 'VARCHAR', source: 'VARCHAR', file: 'VARCHAR', sha256: 'VARCHAR', bytes: 'BIGINT', kind: 'VARCHAR',
             status: 'VARCHAR', lines: 'BIGINT', header_lines: 'BIGINT', blank_lines: 'BIGINT', lines_loaded: 'BIGINT',
             lines_refused: 'BIGINT', rows_loaded: 'BIGINT', rows_refused: 'BIGINT', days: 'JSON', contract: 'VARCHAR',
-            detail: 'VARCHAR', began_at: 'TIMESTAMP', seconds: 'DOUBLE'
+            reason: 'VARCHAR', detail: 'VARCHAR', attempts: 'BIGINT', began_at: 'TIMESTAMP', seconds: 'DOUBLE'
         }
     );
 {% endmacro %}

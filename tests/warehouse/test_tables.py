@@ -27,6 +27,24 @@ def test_every_row_is_kept_or_removed_for_a_stated_reason(weekend: Home) -> None
     assert dict(retail) == {"raw": 4, "kept": 1, "service_code": 1, "refund": 1, "price_out_of_range": 1}
 
 
+def test_absurd_numbers_are_removed_for_a_stated_reason_and_stop_no_night(weekend: Home) -> None:
+    funnel = query(
+        weekend,
+        "select source, step, rows from marts.quality_funnel "
+        "where day = '2026-03-28' and source in ('absurd', 'movielens_latest')",
+    )
+    assert {(source, step): rows for source, step, rows in funnel} == {
+        ("absurd", "raw"): 4,
+        ("absurd", "kept"): 1,
+        ("absurd", "quantity_out_of_range"): 1,
+        ("absurd", "refund"): 1,
+        ("absurd", "price_out_of_range"): 1,
+        ("movielens_latest", "raw"): 2,
+        ("movielens_latest", "kept"): 0,
+        ("movielens_latest", "unknown_behavior"): 2,
+    }
+
+
 def test_the_funnel_counts_what_lies_in_the_raw_zone(weekend: Home) -> None:
     [(raw, kept, removed)] = query(
         weekend,

@@ -16,7 +16,7 @@ def product(item: str, since: date | None, title: str, price: float, **more: Any
 
 
 def fill(zone: RawZone) -> None:
-    """Nine loads: web, app, a shop's own source, the publishers, a catalogue, a late file."""
+    """Nine loads: web, app, a program, a shop's own source, the publishers, a late file, absurd numbers."""
     zone.add(
         [
             event("2026-03-27 09:00:00", "anna", "mug", "browse", event_id="w1", price=10),
@@ -106,4 +106,17 @@ def fill(zone: RawZone) -> None:
             event("2026-03-27 09:00:00", "anna", "mug", "browse", event_id="w1", price=10),
             event("2026-03-27 09:04:00", "ben", "pot", "browse", event_id="w13", price=30),
         ]
+    )
+    # Numbers that nobody means, but that are numbers.
+    own = {"source": "absurd", "price": 5}
+    zone.add(
+        [
+            event("2026-03-28 18:00:00", "fay", "gold", "purchase", quantity=1e30, **own),
+            event("2026-03-28 18:01:00", "fay", "gold", "purchase", quantity=-1e30, **own),
+            event("2026-03-28 18:02:00", "fay", "gold", "purchase", quantity=2, **(own | {"price": 1e300})),
+            event("2026-03-28 18:03:00", "fay", "gold", "purchase", quantity=1e6, **(own | {"price": None})),
+            event("2026-03-28 18:04:00", "fay", "film 1", "rating", source=films, rating=1e12),
+            event("2026-03-28 18:05:00", "fay", "film 1", "rating", source=films),
+        ],
+        products=[product("gold", None, "Gold", 1e30, category="Metal")],
     )

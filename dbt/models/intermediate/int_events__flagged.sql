@@ -6,11 +6,12 @@ with events as (
 ),
 
 -- Which row of an event that came more than once is kept does not depend on the order in which files came.
+-- The item tells apart what an order, or a list that was shown, writes under one id.
 numbered as (
     select
         *,
         row_number() over (
-            partition by day, source, event_id
+            partition by day, source, event_id, item_id
             order by received_at nulls last, load_id, line
         ) as copy
     from events
@@ -169,16 +170,16 @@ select
     line,
     case
         when copy > 1 then 'duplicate'
-        when user_key is null or coalesce(item_id, '') = '' then 'missing_key'
+        when user_key is null or item_id is null then 'missing_key'
         when objection is not null then objection
         when label is null then 'unknown_behavior'
         when label = 'ignored' then 'ignored_behavior'
         when label = 'refund' or quantity < 0 then 'refund'
         when is_bot then 'bot'
-        when price < 0 or price > {{ var('highest_price') }} or not isfinite(price) then 'price_out_of_range'
+        when price < 0 or price > {{ var('highest_price') }} then 'price_out_of_range'
         -- Sites write 0 for "no price"; nobody pays it.
         when price = 0 and label = 'purchase' then 'price_out_of_range'
-        when quantity = 0 or not isfinite(quantity) then 'quantity_out_of_range'
+        when quantity = 0 or quantity > {{ var('highest_quantity') }} then 'quantity_out_of_range'
         when
             coalesce(
                 item_ratio > {{ var('item_price_ratio') }},

@@ -6,7 +6,7 @@ select
     nullif(trim(products.description), '') as description,
     nullif(trim(products.category), '') as category,
     nullif(trim(products.brand), '') as brand,
-    case when products.price > 0 then products.price end as price,
+    case when products.price > 0 and products.price <= {{ var('highest_price') }} then products.price end as price,
     products.currency,
     products.in_stock,
     products.source,
