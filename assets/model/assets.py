@@ -154,7 +154,7 @@ def model_evaluation(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
     group_name="model",
     kinds={"python"},
     owners=OWNERS,
-    # On itself the day before, where the incumbent is decided: a backfill goes from the oldest day to the newest.
+    # On itself, where the incumbent is decided: a backfill goes from the oldest day to the newest.
     deps=[model_evaluation, dg.AssetDep("champion_model", partition_mapping=day_before)],
 )
 def champion_model(context: dg.AssetExecutionContext) -> dg.MaterializeResult:

@@ -65,9 +65,10 @@ def promote_night(home: Home, day: date, log: Log = lambda message: None) -> tup
     before = store.champion_before(day)
     now = (store.candidate(day), before.version if before else None)
     if now != (evaluation.candidate, evaluation.incumbent):
+        then = f"{evaluation.candidate} with {evaluation.incumbent or 'nothing'}"
         log(
-            f"The evaluation of {day} compares {evaluation.candidate} with {evaluation.incumbent or 'nothing'}"
-            f", but now they are {now[0]} and {now[1] or 'nothing'}: measuring again."
+            f"The evaluation of {day} compares {then}, but now they are {now[0]} and {now[1] or 'nothing'}: "
+            "measuring again."
         )
         evaluation = evaluate_night(home, day, log)
     decision = decide(evaluation)

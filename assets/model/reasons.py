@@ -13,6 +13,8 @@ from assets.model.interactions import Floats, Interactions, Ints
 BECAUSE = ("Because you viewed", "Because you viewed", "Because you put in your cart", "Because you bought")
 """By the strongest behaviour of the shopper with the item that speaks for this one."""
 POPULAR = "Popular this week"
+OFFERED = "From our catalogue"
+"""Nothing speaks for the item: it fills a place that would else be empty."""
 
 Objects = NDArray[np.object_]
 
@@ -23,7 +25,7 @@ def reasons(
     """A sentence for each (user, item) pair, and the id of the item it speaks of (None for none).
 
     The channel that lifts the item most speaks. Whatever else speaks for it, for an item the shopper has seen
-    the truest reason is that they came back to it.
+    the truest reason is that they came back to it. Where nothing speaks for it, nothing is made up.
 
     Args:
         data: the interactions that the channels were fitted on.
@@ -35,9 +37,9 @@ def reasons(
     names = np.asarray(["nothing", *lifts], object)
     told = names[np.column_stack([np.zeros(len(users)), *lifts.values()]).argmax(axis=1)]
     position = data.position_of(users, items)
-    if "revisit" in fitted:
-        told[position >= 0] = "revisit"
-    sentence = np.where(told == "popularity", "Popular in this shop", POPULAR).astype(object)
+    told[position >= 0] = "revisit"
+    sentence = np.full(len(users), OFFERED, object)
+    sentence[told == "popularity"], sentence[told == "popularity_7d"] = "Popular in this shop", POPULAR
     because = np.full(len(users), None, object)
     again = told == "revisit"
     often = data.histories.events[position[again]] > 1
@@ -45,16 +47,18 @@ def reasons(
     because[again] = data.item_ids[items[again]]
     for name, opening in (("co_visitation", None), ("text", "Similar to")):
         for pairs in _chunks(np.flatnonzero(told == name)):
-            positions = _nearest_in_history(data, fitted[name], users[pairs], items[pairs])
-            for pair, place in zip(pairs, positions, strict=True):
+            positions, near = _nearest_in_history(data, fitted[name], users[pairs], items[pairs])
+            for pair, place in zip(pairs[near > 0], positions[near > 0], strict=True):
                 seen = data.histories.item[place]
                 words = opening or BECAUSE[int(data.histories.level[place])]
                 sentence[pair], because[pair] = f"{words} {data.titles[seen]}", data.item_ids[seen]
     return sentence, because
 
 
-def _nearest_in_history(data: Interactions, channel: Channel, users: Ints, items: Ints) -> Ints:
-    """Position in `histories` of the user's item, other than the item itself, that speaks loudest for it."""
+def _nearest_in_history(
+    data: Interactions, channel: Channel, users: Ints, items: Ints
+) -> tuple[Ints, Floats]:
+    """Position in `histories` of the user's item that speaks loudest for each new one, and how near it is."""
     history = data.histories
     if isinstance(channel, CoVisitation):
         row, age, position = history.expand(users, channel.most)
@@ -64,11 +68,9 @@ def _nearest_in_history(data: Interactions, channel: Channel, users: Ints, items
         near = np.einsum("ij,ij->i", data.vectors[history.item[position]], data.vectors[items[row]])
     else:
         raise TypeError(f"{channel.name} does not speak through the items of a history")
-    itself = history.item[position] == items[row]
-    # An item with no near neighbour but itself still has a first place: the sort never leaves a user out.
-    strength = np.where(itself, -np.inf, channel.decay**age * near)
-    order = np.lexsort((age, -strength, row))
-    return position[order][np.searchsorted(row[order], np.arange(len(users)))]
+    order = np.lexsort((age, -(channel.decay**age) * near, row))
+    first = order[np.searchsorted(row[order], np.arange(len(users)))]
+    return position[first], near[first]
 
 
 def _chunks(rows: Ints, size: int = 2000) -> list[Ints]:

@@ -39,7 +39,7 @@ from assets.model.interactions import (
     pair_matrix,
 )
 from assets.model.metrics import ranking_metrics, top_k
-from assets.model.reasons import POPULAR, reasons
+from assets.model.reasons import OFFERED, POPULAR, reasons
 
 OUTCOMES = ("browse", "click", "purchase")
 """Behaviours with a probability and a value."""
@@ -319,7 +319,7 @@ class Recommender:
         score = (p * worth[best]).sum(axis=1)
         order = np.lexsort((best, -np.round(score, 12)))[:k]
         item = best[order]
-        told = np.full(len(item), POPULAR, object), np.full(len(item), None, object)
+        told = np.where(p[order, 0] > 0, POPULAR, OFFERED), np.full(len(item), None, object)
         columns = [np.full(len(item), key, object), np.arange(len(item)) + 1, self.data.item_ids[item]]
         return _table([*columns, score[order], *p[order].T, worth[item, 2], *told], RECOMMENDATIONS)
 

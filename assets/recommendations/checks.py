@@ -19,15 +19,17 @@ def every_shelf_is_whole(context: dg.AssetCheckExecutionContext) -> dg.AssetChec
 @dg.asset_check(asset="published_shelf", partitions_def=nights, blocking=True)
 def published_file_opens_and_is_complete(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
     """The night's shelf opens read-only and holds every row that was scored; the file read is as new."""
-    from assets.recommendations.shelf import audit_published
+    from assets.recommendations.shelf import audit_published, made_way
 
     (day,) = days_of(context)
-    return _result(audit_published(Home.current(), day))
+    home = Home.current()
+    gone = f"The shelf of {day} has made way: {home.shop.keep_shelves} newer ones are kept."
+    return _result(audit_published(home, day), gone if made_way(home, day) else "Nothing is wrong.")
 
 
-def _result(wrong: list[str]) -> dg.AssetCheckResult:
+def _result(wrong: list[str], fine: str = "Nothing is wrong.") -> dg.AssetCheckResult:
     return dg.AssetCheckResult(
         passed=not wrong,
-        description="; ".join(wrong) or "Nothing is wrong.",
+        description="; ".join(wrong) or fine,
         metadata={"findings": dg.MetadataValue.json(wrong)},
     )

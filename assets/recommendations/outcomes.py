@@ -47,7 +47,7 @@ def outcome_of(shelf: pa.Table, labels: pa.Table, *, day: date, k: int, items: i
 
     - `recall_at_k`: items met that stood on the shelf / items met, mean over shoppers;
     - `ndcg_at_k`, `ndcg_at_10`: Σ 1/log2(rank + 1) over the items met, over its best possible value, at the
-      shelf's size and at 10 (the latter compares with what the evaluation promised);
+      shelf's size and at 10 (the latter compares with the row `shelf` of the evaluation);
     - `hit_rate`: shoppers who met at least one item of their shelf;
     - `conversion`: shoppers who bought at least one item of their shelf;
     - `revenue`: what they paid for items of their shelf; `revenue_share`: its share in all they paid;
@@ -168,15 +168,16 @@ def outcomes_until(home: Home, day: date) -> pa.Table:
 
 
 def plot_outcomes(outcomes: pa.Table) -> Figure:
-    """The curves over the days: quality above, conversion and coverage below."""
+    """The curves over the days: quality above, conversion and coverage below, then revenue on its own scale."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 5))
-    quality, business = figure.subplots(2, 1, sharex=True)
+    figure = Figure(figsize=(8, 7))
+    quality, business, money = figure.subplots(3, 1, sharex=True)
     days = outcomes["day"].to_pylist()
     for axis, names in (
         (quality, ("ndcg_at_10", "recall_at_k", "hit_rate")),
         (business, ("conversion", "coverage")),
+        (money, ("revenue",)),
     ):
         for name in names:
             axis.plot(days, outcomes[name].to_pylist(), marker="o", label=name)

@@ -118,10 +118,10 @@ def write_scores(
 def audit_scores(home: Home, day: date) -> list[str]:
     """What is wrong with the scores of a night, in words; empty where a shop can publish them.
 
-    Checked against the files themselves and the snapshot, not against the code that wrote them: the files are
-    those of the manifest; ranks run from 1 without gap or repetition, to the shelf's size unless fewer items
-    are left; no item twice on a shelf; probabilities in [0, 1] and in order; scores finite and never rising;
-    every item known and in stock; every shopper with events has a shelf.
+    Checked against the files themselves and the snapshot, not against the code that wrote them: there is a
+    recommendation at all; the files are those of the manifest; ranks run from 1 without gap or repetition, to
+    the shelf's size unless fewer items are left; no item twice on a shelf; probabilities in [0, 1] and in
+    order; scores finite and never rising; every item known and in stock; every shopper with events has a shelf.
     """
     scores, snapshot = Scores.of(home, day), snapshot_of(home, day)
     wrong = [
@@ -129,12 +129,18 @@ def audit_scores(home: Home, day: date) -> list[str]:
         for file, sha256 in scores.manifest["sha256"].items()
         if hashlib.sha256((scores.path / file).read_bytes()).hexdigest() != sha256
     ]
+    recommendations = scores.table(RECOMMENDATIONS)
+    if not recommendations.num_rows:
+        wrong.append(
+            f"there is not a single recommendation: none of {scores.manifest['items']:,} items is in stock. "
+            f"Put `in_stock` right in the catalogue, and run the night again (`nightshelf night {day}`)"
+        )
     if scores.manifest["snapshot_id"] != snapshot.id:
         wrong.append(
             f"scored on snapshot {scores.manifest['snapshot_id']}, but that of {day} is {snapshot.id}"
         )
     with duckdb.connect(":memory:") as connection:
-        connection.register("recs", scores.table(RECOMMENDATIONS))
+        connection.register("recs", recommendations)
         connection.register("neighbors", scores.table(SIMILAR))
         connection.register("items", snapshot.table("items"))
         connection.register("events", snapshot.table("events"))

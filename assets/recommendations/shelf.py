@@ -70,7 +70,8 @@ class Publication:
 def publish(home: Home, day: date, log: Callable[[str], None] = lambda message: None) -> Publication:
     """Build, audit and publish the shelf of a night; keep the last `Shop.keep_shelves`.
 
-    A shelf older than the one being read is built and kept but does not replace it.
+    A shelf older than the one being read is built and kept but does not replace it. It is kept, however old,
+    until the next one is published.
 
     Raises:
         FileNotFoundError: the night has no scores.
@@ -93,6 +94,7 @@ def publish(home: Home, day: date, log: Callable[[str], None] = lambda message: 
             rows = _rows(aside)
             shelf = home.shelves / f"{day}-{_fingerprint(scores)}.duckdb"
             current = _current(home)
+            aside.chmod(0o444)  # an open that would write, and so lock readers out, is refused instead
             _sync(aside)
             aside.replace(shelf)
         finally:
@@ -176,9 +178,14 @@ def audit(file: Path, scores: Scores) -> list[str]:
 
 
 def audit_published(home: Home, day: date) -> list[str]:
-    """What is wrong with the shelf of a night as it lies there, and with the file being read."""
+    """What is wrong with the shelf of a night as it lies there, and with the file being read.
+
+    Nothing is wrong with a shelf that made way for newer ones (`made_way`).
+    """
     scores = Scores.of(home, day)
     shelf = home.shelves / f"{day}-{_fingerprint(scores)}.duckdb"
+    if made_way(home, day):
+        return []
     if not shelf.exists():
         return [f"{shelf.name} is not there, though the night has scores"]
     wrong = audit(shelf, scores)
@@ -188,6 +195,12 @@ def audit_published(home: Home, day: date) -> list[str]:
     if _day_of(current) < day:
         wrong.append(f"{home.published.name} still shows the shelf of {_day_of(current)}")
     return wrong
+
+
+def made_way(home: Home, day: date) -> bool:
+    """Whether the shelf of a night is no longer kept because so many newer ones are (`Shop.keep_shelves`)."""
+    kept = [_day_of(shelf) for shelf in _kept(home)]
+    return day not in kept and sum(other > day for other in kept) >= home.shop.keep_shelves
 
 
 def shelves(home: Home) -> list[Shelf]:

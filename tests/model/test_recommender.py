@@ -233,6 +233,31 @@ def test_reasons_speak_of_the_shoppers_own_items():
     assert wanted < set(kinds), kinds
 
 
+def test_no_reason_is_made_up():
+    """Nobody has ever met `unmet`, nor is it like anything; and u knows a alone, which is not like itself."""
+    events = [Event(d, "u", "a") for d in range(3)] + [Event(2, f"v{n}", "b") for n in range(3)]
+    world = World(events, ["a", "b", "unmet"], 3, np.eye(3, dtype=np.float32))
+    made = recommender(world)
+    told = {}
+    for name in channels():
+        rows = Recommender({**made.params, "weights": {name: 1.0}}, made.data).recommend(["u"], 3).to_pylist()
+        told[name] = {row["item_id"]: (row["reason"], row["reason_item_id"]) for row in rows}
+        assert told[name]["a"] == ("You came back to this", "a"), name
+        assert told[name]["unmet"] == ("From our catalogue", None), name
+    assert told["popularity_7d"]["b"] == ("Popular this week", None)
+    assert told["text"]["b"] == told["revisit"]["b"] == ("From our catalogue", None)
+
+
+def test_a_silent_week_has_no_popular_items():
+    """The newcomers' shelf is filled from the catalogue, and says so."""
+    world = World([Event(0, "u", "a")], ["a", "b"], 12, np.eye(2, dtype=np.float32))
+    quiet = recommender(world).recommend([EVERYONE], 2)
+    assert quiet["reason"].to_pylist() == ["From our catalogue"] * 2
+    busy = recommender(replace(world, events=[*world.events, Event(11, "u", "b")])).recommend([EVERYONE], 2)
+    assert busy["item_id"].to_pylist() == ["b", "a"]
+    assert busy["reason"].to_pylist() == ["Popular this week", "From our catalogue"]
+
+
 def test_because_you_bought_says_so():
     """b is met with a by everyone; u has bought a and nothing else."""
     others = [Event(d, f"v{n}", i, minute=m) for d in range(4) for n in range(5) for m, i in enumerate("ab")]

@@ -143,7 +143,13 @@ def test_written_by_day_and_read_in_order(tmp_path):
     read = outcomes_until(home, world.day(5))
     assert read["day"].to_pylist() == [world.day(4), world.day(5)]
     assert outcomes_until(home, world.day(4)).num_rows == 1
-    assert plot_outcomes(read).axes[0].lines[0].get_xydata().shape == (2, 2)
+    curves = [line for axis in plot_outcomes(read).axes for line in axis.lines]
+    drawn = {line.get_label(): list(line.get_ydata()) for line in curves}
+    assert set(drawn) == {"ndcg_at_10", "recall_at_k", "hit_rate", "conversion", "coverage", "revenue"}
+    for name, values in drawn.items():
+        assert values == read[name].to_pylist(), name
+    revenue = next(line for line in curves if line.get_label() == "revenue")
+    assert list(revenue.axes.lines) == [revenue]  # money has a scale of its own
 
 
 def test_a_shelf_that_was_right_has_figures_of_one(tmp_path):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import stat
 from collections.abc import Callable
 from dataclasses import replace
 from multiprocessing.synchronize import Event as Flag
@@ -21,6 +23,7 @@ from assets.recommendations.shelf import (
     audit,
     audit_published,
     build,
+    made_way,
     publish,
     published,
     recommendations_for,
@@ -219,6 +222,49 @@ def test_only_the_last_shelves_are_kept(home):
     undo(home)
     publish(home, WORLD.day(6))
     assert day_of_published(home) == str(WORLD.day(6))
+
+
+def test_a_past_nights_shelf_is_kept_until_the_next_is_published(home):
+    for days in (5, 6, 7):
+        publish(home, make_night(home, as_of(WORLD, days)).day)
+    past = publish(home, make_night(home, as_of(WORLD, 3)).day)
+    assert past.shelf.exists() and past.removed == []
+    assert audit_published(home, past.day) == [] and not made_way(home, past.day)
+
+    publish(home, make_night(home, as_of(WORLD, 8)).day)
+    assert not past.shelf.exists()
+    assert audit_published(home, past.day) == [] and made_way(home, past.day)
+    # One that is missing though it should be kept is still a finding.
+    newest = next(shelf for shelf in shelves(home) if shelf.day == WORLD.day(6))
+    newest.path.unlink()
+    assert audit_published(home, newest.day) == [
+        f"{newest.path.name} is not there, though the night has scores"
+    ]
+
+
+def test_a_shelf_without_any_recommendation_does_not_replace_a_good_one(home):
+    """The catalogue of the day says that everything is out of stock."""
+    publish(home, make_night(home, as_of(WORLD, 3)).day)
+    scores = make_night(home, replace(as_of(WORLD, 4), out_of_stock=frozenset(WORLD.items)))
+    assert scores.manifest["rows"][RECOMMENDATIONS] == 0
+    (finding,) = audit_scores(home, scores.day)
+    assert finding.startswith("there is not a single recommendation: none of 25 items is in stock.")
+    assert f"nightshelf night {scores.day}" in finding
+    with pytest.raises(ShelfAuditError, match="not a single recommendation"):
+        publish(home, scores.day)
+    assert day_of_published(home) == str(WORLD.day(2))
+
+
+def test_what_is_published_may_not_be_written(home):
+    """An open in DuckDB's default mode would lock every reader out."""
+    publication = publish(home, make_night(home, as_of(WORLD, 3)).day)
+    for file in (publication.shelf, home.published):
+        assert stat.S_IMODE(file.stat().st_mode) == 0o444
+    undo_to = publish(home, make_night(home, as_of(WORLD, 4)).day)
+    assert undo_to.served and undo(home).path == publication.shelf
+    if os.getuid():  # nothing is forbidden to root
+        with pytest.raises(duckdb.IOException, match="Permission denied"):
+            duckdb.connect(str(home.published))
 
 
 def test_the_shelf_of_a_shopper_by_pseudonym_and_by_raw_id(home):
