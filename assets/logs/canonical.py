@@ -74,6 +74,8 @@ _EPOCH_DIGITS = {"s": 6, "ms": 3, "us": 0, "ns": -3}
 _LONGEST_VALUE = 100
 """Characters of an offending value that are kept."""
 
+_DECIMAL_COMMA = r"[+-]?(\d+|\d{1,3}(\.\d{3})+)(,\d+)?"
+
 _EMPTY_OBJECTS = r'"[^"\\]*":\{\},?'
 
 
@@ -189,7 +191,7 @@ class Mapping:
                 label = self._label(name)
                 condition = f"t_{name} IS NOT NULL AND (n_{name} IS NULL OR NOT isfinite(n_{name}))"
                 found.append(
-                    Fault(condition, "wrong_type", label, f"t_{name}", f"{_both(label, name)} is no number")
+                    Fault(condition, "bad_number", label, f"t_{name}", f"{_both(label, name)} is no number")
                 )
         if "in_stock" in self.fields:
             label = self._label("in_stock")
@@ -324,9 +326,11 @@ class Mapping:
         return f"CASE WHEN regexp_matches({text}, {literal(shape)}) THEN {instant} END"
 
     def _number(self, text: str) -> str:
-        if self.spec["format"]["decimal"] == ",":
-            text = f"replace(replace({text}, '.', ''), ',', '.')"
-        return f"try_cast({text} AS DOUBLE)"
+        if self.spec["format"].get("decimal") != ",":
+            return f"try_cast({text} AS DOUBLE)"
+        # Of other dots nobody knows whether they are thousands: 12.50 must not become 1250.
+        number = f"try_cast(replace(replace({text}, '.', ''), ',', '.') AS DOUBLE)"
+        return f"CASE WHEN regexp_full_match({text}, {literal(_DECIMAL_COMMA)}) THEN {number} END"
 
     def _time_faults(self) -> list[Fault]:
         found = []

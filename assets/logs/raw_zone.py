@@ -114,21 +114,6 @@ def prepare(home: Home) -> None:
         _put(work, schema)
 
 
-def take_in(home: Home, file: Path, *, log: Callable[[str], None] = lambda message: None) -> Outcome:
-    """Take in one file of the drop folder, now, whether it looks finished or not.
-
-    Args:
-        home: whose drop folder the file lies in.
-        file: `home/drop/<source>/…`.
-        log: is told what became of it.
-
-    Returns:
-        The outcome; of a file that was taken in before, the one of that time.
-    """
-    with at_rest(home, log):
-        return _RawZone(home, log).take_in(file)
-
-
 def take_in_all(home: Home, log: Callable[[str], None] = lambda message: None) -> list[Outcome]:
     """Take in every whole file that waits in the drop folder, two at a time.
 

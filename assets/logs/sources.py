@@ -73,6 +73,7 @@ class Csv(_Section):
     columns: list[str] | None = None
     """Names of the columns of a file without a header line."""
     decimal: Literal[".", ","] = "."
+    """With a comma, dots may stand between thousands: 1.234,50."""
 
     @model_validator(mode="after")
     def _plain_split(self) -> Csv:
@@ -87,12 +88,10 @@ class Jsonl(_Section):
     type: Literal["jsonl"]
     explode: str | None = None
     """Path of an array: each of its elements is a record, and paths that begin with it lie in the element."""
-    decimal: Literal[".", ","] = "."
 
 
 class Parquet(_Section):
     type: Literal["parquet"]
-    decimal: Literal[".", ","] = "."
 
 
 class Time(_Section):
@@ -310,11 +309,11 @@ def _unknown(name: str, known: Sequence[str]) -> str:
 
 def _complaints(file: Path, tree: yaml.Node | None, error: ValidationError) -> Iterator[str]:
     for fault in error.errors():
-        where = tuple(part for part in fault["loc"] if part not in ("csv", "jsonl", "parquet"))
+        where = tuple(part for part in fault["loc"] if part not in _FORMATS)
         field = ".".join(map(str, where)) or "the file"
         message = fault["msg"].removeprefix("Value error, ")
         if fault["type"] == "extra_forbidden":
-            message = f"no such field; {_siblings(where)}"
+            message = f"no such field; {_siblings(fault['loc'])}"
         elif fault["type"] == "missing":
             message = "has to be there"
         elif fault["type"] == "model_type":
@@ -325,7 +324,8 @@ def _complaints(file: Path, tree: yaml.Node | None, error: ValidationError) -> I
         )
 
 
-_MODELS: dict[str, type[BaseModel]] = {
+_FORMATS: dict[str, type[BaseModel]] = {"csv": Csv, "jsonl": Jsonl, "parquet": Parquet}
+_MODELS: dict[str, type[BaseModel]] = _FORMATS | {
     "files": FileSpec,
     "time": Time,
     "received": Time,
@@ -336,10 +336,7 @@ _MODELS: dict[str, type[BaseModel]] = {
 
 def _siblings(where: tuple[int | str, ...]) -> str:
     names = [part for part in where[:-1] if isinstance(part, str)]
-    if names and names[-1] == "format":
-        known = sorted({name for model in (Csv, Jsonl, Parquet) for name in model.model_fields})
-    else:
-        known = list((_MODELS.get(names[-1], Source) if names else Source).model_fields)
+    known = list((_MODELS.get(names[-1], Source) if names else Source).model_fields)
     return _unknown(str(where[-1]), known).removeprefix(f"{str(where[-1])!r} is not known; ")
 
 

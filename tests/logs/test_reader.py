@@ -6,6 +6,7 @@ import io
 import json
 import math
 import tempfile
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -55,6 +56,7 @@ def result_of(spec: FileSpec, content: bytes, name: str, folder: Path) -> tuple[
         "latest": "2030-01-01",
         "out": str(out),
         "threads": 2,
+        "verbatim": False,
     }
     return Reader(job).read(), out
 
@@ -326,9 +328,41 @@ def test_other_encodings_and_decimal_commas() -> None:
         }
     )
     content = "05.07.2026;09:30;u1;Tür €;1.234,50\n".encode("cp1252") + b"05.07.2026;09:30;u1;T\x81r;1\n"
+    prices = ["12.50", "1.23,4", "1.2345,0", "12,5,0", "1e3", "-1.234.567", "12,50", "+7"]
+    content += "".join(f"05.07.2026;09:30;u1;p;{price}\n" for price in prices).encode()
     with read(spec, content, "a.txt") as (_, found, rejects):
-        assert [row[:5] for row in found] == [(1, "Tür €", "purchase", datetime(2026, 7, 5, 7, 30), 1234.5)]
-        assert rejects == [(2, "bad_encoding")]
+        assert found[0][:5] == (1, "Tür €", "purchase", datetime(2026, 7, 5, 7, 30), 1234.5)
+        assert [row[4] for row in found[1:]] == [-1234567, 12.5, 7]
+        assert rejects == [(2, "bad_encoding"), *((line, "bad_number") for line in range(3, 8))]
+
+
+def shape_of(text: str) -> str:
+    """What may be kept of a value: which signs it is made of."""
+    signs = []
+    for sign in text[:100]:
+        kind = unicodedata.category(sign)
+        signs.append(
+            "A" if kind in ("Lu", "Lt") else "a" if kind[0] in "LM" else "9" if kind[0] == "N" else sign
+        )
+    return "".join(signs)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(
+        st.text("aZé鞋9٣².,;:@ -_/#ßĄǅ e\u0301", min_size=1, max_size=120).filter(
+            lambda text: text.strip(" ") and "," not in text and price_of(text.strip(" ")) is None
+        ),
+        min_size=1,
+        max_size=10,
+    )
+)
+def test_of_a_refused_value_only_its_shape_is_kept(values: list[str]) -> None:
+    content = "\n".join([HEADER, *(f"u1,p1,view,2026-01-05,{value}" for value in values), ""])
+    with tempfile.TemporaryDirectory() as folder, duckdb.connect() as db:
+        _, out = result_of(CSV, content.encode(), "a.csv", Path(folder))
+        kept = db.execute(f"SELECT value FROM read_parquet('{out}/rejects.parquet') ORDER BY line").fetchall()
+    assert [value for (value,) in kept] == [shape_of(value.strip(" ")) for value in values]
 
 
 def test_names_of_columns_are_never_taken_for_sql() -> None:

@@ -76,6 +76,9 @@ def test_the_good_one_is_good(tmp_path: Path) -> None:
         ("files.format.columns", ["who", "wat", "when"], "did you mean 'wat'"),
         ("files.format.delimiter", "::", "quote: null"),
         ("files.format.encoding", "ebcdic", "utf-8"),
+        # Numbers in JSON and Parquet are numbers: a comma for a point would make 999 of 9.99.
+        ("files.format", {"type": "jsonl", "decimal": ","}, "format.decimal: no such field"),
+        ("files.format", {"type": "parquet", "decimal": ","}, "format.decimal: no such field"),
         ("files", [], "files"),
         ("name", None, "name"),
         ("name", "Mine!", "name"),
