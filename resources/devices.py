@@ -1,7 +1,9 @@
 """Devices to train on, one training at a time on each.
 
 What guards a device is not the step but the training process: the lease is a file lock that it inherits, so
-it lasts exactly as long as the process, however step and run were ended. Nothing here imports torch.
+it lasts exactly as long as the process, however step and run were ended. A GPU belongs to the machine, so its
+lock is one for all homes of a user, under the GPU's UUID; the CPU and pretended devices are a home's own.
+Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -9,9 +11,11 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from resources.leases import lease_one_of
@@ -61,7 +65,7 @@ def devices() -> list[str]:
     allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
     if allowed is not None:
         return _names("CUDA_VISIBLE_DEVICES", allowed) if allowed.strip() not in ("", "-1") else []
-    return _nvidia_smi()
+    return list(_nvidia_smi())
 
 
 @contextmanager
@@ -71,16 +75,16 @@ def lease_device(
     """Wait for a device and hold it. Without a GPU, the CPU is the one device there is, and the log says so.
 
     Args:
-        home: whose `leases` folder holds the lock files; processes that share it share the devices.
+        home: whose `leases` folder holds the lock files of the CPU and of pretended devices.
         log: told what is waited for and what was got.
         timeout: seconds to wait; for ever where absent.
 
     Raises:
         LeaseTimeoutError: no device came free in time.
-        DeviceError: `NIGHTSHELF_DEVICES` is malformed.
+        DeviceError: `NIGHTSHELF_DEVICES` is malformed, or the machine's lock folder is somebody else's.
     """
     names = devices() or [CPU]
-    files = [home.leases / f"device-{name.replace(':', '-')}.lock" for name in names]
+    files = _lock_files(home, names)
     with lease_one_of(files, timeout=timeout, on_wait=lambda m: log(f"{m} to train"), poll=0.2) as (n, fd):
         name = names[n]
         if name == CPU:
@@ -90,13 +94,36 @@ def lease_device(
         yield Device(name, _environment(name), fd)
 
 
+def _is_gpu(name: str) -> bool:
+    return name != CPU and not name.startswith("fake:")
+
+
+def _lock_files(home: Home, names: list[str]) -> list[Path]:
+    if not any(_is_gpu(name) for name in names):
+        return [home.leases / f"device-{name.replace(':', '-')}.lock" for name in names]
+    folder, known = _machine_folder(), _nvidia_smi()
+    # An index, a UUID and its beginning are the same GPU.
+    full = [known.get(n) or next((u for u in known.values() if u.startswith(n)), n) for n in names]
+    return [folder / f"device-{uuid.replace('/', '-')}.lock" for uuid in full]
+
+
+def _machine_folder() -> Path:
+    """Where the locks of GPUs lie, for all homes of this user; nobody else may put anything there."""
+    folder = Path(tempfile.gettempdir()) / f"nightshelf-devices-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.is_symlink() or folder.stat().st_uid != os.getuid():
+        raise DeviceError(
+            f"{folder} belongs to somebody else: remove it, or set TMPDIR to a folder of your own"
+        )
+    return folder
+
+
 def _environment(name: str) -> dict[str, str]:
-    real = name != CPU and not name.startswith("fake:")
     return {
         **os.environ,
         # CUDA's own order is fastest first; nvidia-smi, and so our names, go by the bus.
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
-        "CUDA_VISIBLE_DEVICES": name if real else "",
+        "CUDA_VISIBLE_DEVICES": name if _is_gpu(name) else "",
         LEASED: name,
     }
 
@@ -113,15 +140,17 @@ def _names(variable: str, value: str) -> list[str]:
     return names
 
 
-def _nvidia_smi() -> list[str]:
+def _nvidia_smi() -> dict[str, str]:
+    """UUID of each GPU by its index; empty without a driver."""
     try:
         answer = subprocess.run(
-            ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"],
+            ["nvidia-smi", "--query-gpu=index,uuid", "--format=csv,noheader"],
             capture_output=True,
             text=True,
             timeout=30,
             check=True,
         )
     except (OSError, subprocess.SubprocessError):
-        return []
-    return [line.strip() for line in answer.stdout.splitlines() if line.strip().isdigit()]
+        return {}
+    rows = [line.replace(" ", "").split(",") for line in answer.stdout.splitlines()]
+    return {row[0]: row[1] for row in rows if len(row) == 2 and row[0].isdigit()}

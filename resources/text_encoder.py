@@ -51,9 +51,10 @@ def load_encoder(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     Only safetensors are read and no code of the model's own is run. A folder is read without the network.
 
     Raises:
-        EncoderError: it cannot be found, is incomplete, or has no safetensors weights.
+        EncoderError: it cannot be found, is incomplete or damaged, or has no safetensors weights.
     """
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoModel, AutoTokenizer
 
     source = resolve_encoder(name)
@@ -61,8 +62,7 @@ def load_encoder(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, **safe)
         model = AutoModel.from_pretrained(source, use_safetensors=True, dtype=torch.float32, **safe)
-    except (OSError, ValueError) as error:
-        why = str(error).strip().splitlines()[0]
+    except (OSError, ValueError, SafetensorError) as error:
         why = str(error).strip().splitlines()[0]
         raise EncoderError(
             f"encoder {name!r} cannot be loaded ({why}). It must be a folder or a Hugging Face model with "

@@ -11,7 +11,6 @@ the same time. Where two have encoded the same text, the file whose name comes f
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import time
 import uuid
@@ -66,7 +65,7 @@ def item_vectors(
         for vectors in _encoded(encoder_dir, unseen, log):
             _add(folder, vectors)
             known |= vectors
-    width = int(json.loads((encoder_dir / "config.json").read_text(encoding="utf-8"))["hidden_size"])
+    width = len(next(iter(known.values()), ())) or _width(encoder_dir)
     nothing = np.zeros(width, np.float32)
     return np.stack([known.get(key, nothing) for key in keys]) if keys else np.zeros((0, width), np.float32)
 
@@ -79,6 +78,14 @@ def encoder_hash(encoder_dir: Path) -> str:
             content = hashlib.file_digest(stream, "sha256").hexdigest()
         digest.update(f"\0{file.relative_to(encoder_dir).as_posix()}\0{content}".encode())
     return digest.hexdigest()[:16]
+
+
+def _width(encoder_dir: Path) -> int:
+    """Dimensions of an encoder's vectors, which not every config.json calls `hidden_size`."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(encoder_dir, local_files_only=True, trust_remote_code=False)
+    return int(config.hidden_size)
 
 
 def _key(text: str) -> bytes:

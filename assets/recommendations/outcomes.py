@@ -168,7 +168,7 @@ def outcomes_until(home: Home, day: date) -> pa.Table:
 
 
 def plot_outcomes(outcomes: pa.Table) -> Figure:
-    """The curves over the days: quality above, conversion and coverage below, then revenue on its own scale."""
+    """The curves over the days: quality above, conversion and coverage, and revenue on its own scale."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 7))

@@ -121,7 +121,8 @@ def audit_scores(home: Home, day: date) -> list[str]:
     Checked against the files themselves and the snapshot, not against the code that wrote them: there is a
     recommendation at all; the files are those of the manifest; ranks run from 1 without gap or repetition, to
     the shelf's size unless fewer items are left; no item twice on a shelf; probabilities in [0, 1] and in
-    order; scores finite and never rising; every item known and in stock; every shopper with events has a shelf.
+    order; scores finite and never rising; every item known and in stock; every shopper with events has a
+    shelf.
     """
     scores, snapshot = Scores.of(home, day), snapshot_of(home, day)
     wrong = [

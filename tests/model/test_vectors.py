@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from transformers import DistilBertConfig, DistilBertModel
 
 from assets.model.vectors import encoder_hash, item_vectors
 from resources.text_encoder import load_encoder, resolve_encoder
@@ -58,6 +60,19 @@ def test_only_unseen_texts_are_encoded(encoder: Path, tmp_path: Path) -> None:
     assert (item_vectors(encoder, mixed, tmp_path, told.append) == second).all()
     assert told == []
     assert item_vectors(encoder, [], tmp_path).shape == (0, 32)
+
+
+def test_an_encoder_whose_config_names_its_width_otherwise(tmp_path: Path) -> None:
+    """DistilBERT has `dim` where BERT has `hidden_size`."""
+    folder = tiny_encoder(tmp_path / "tiny")
+    vocabulary = len((folder / "vocab.txt").read_text().splitlines())
+    config = DistilBertConfig(vocab_size=vocabulary, dim=24, n_layers=1, n_heads=2, hidden_dim=48)
+    DistilBertModel(config).save_pretrained(folder)
+    assert "hidden_size" not in json.loads((folder / "config.json").read_text())
+    found = item_vectors(folder, [*TEXTS[:3], ""], tmp_path / "cache")
+    assert found.shape == (4, 24)
+    np.testing.assert_allclose(found[:3], reference(folder, TEXTS[:3]), atol=2e-6)
+    assert item_vectors(folder, [""], tmp_path / "cache").shape == (1, 24)
 
 
 def test_texts_longer_than_the_tokenizers_bound_are_cut(encoder: Path, tmp_path: Path) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import select
 import signal
+import stat
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -32,7 +34,10 @@ with lease_device(Home(Path(sys.argv[1])), log) as device:
 
 
 @pytest.fixture(autouse=True)
-def bare(monkeypatch: pytest.MonkeyPatch) -> None:
+def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No settings, and a machine of this test's own."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
     for name in ("NIGHTSHELF_DEVICES", "NIGHTSHELF_DEVICE", "CUDA_VISIBLE_DEVICES"):
         monkeypatch.delenv(name, raising=False)
 
@@ -45,7 +50,7 @@ def nvidia_smi(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> No
 
 
 def test_devices_are_those_of_nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    nvidia_smi(tmp_path, monkeypatch, "echo 0; echo 1")
+    nvidia_smi(tmp_path, monkeypatch, "echo 0, GPU-aa; echo 1, GPU-bb")
     assert devices() == ["0", "1"]
     nvidia_smi(tmp_path, monkeypatch, "echo 'No devices were found'; exit 6")
     assert devices() == []
@@ -56,7 +61,7 @@ def test_devices_are_those_of_nvidia_smi(tmp_path: Path, monkeypatch: pytest.Mon
 def test_what_a_cluster_allows_comes_before_and_the_setting_before_that(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    nvidia_smi(tmp_path, monkeypatch, "echo 0; echo 1; echo 2")
+    nvidia_smi(tmp_path, monkeypatch, "echo 0, GPU-aa; echo 1, GPU-bb; echo 2, GPU-cc")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2")
     assert devices() == ["2"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
@@ -92,6 +97,36 @@ def test_a_lease_shows_its_device_only(tmp_path: Path, monkeypatch: pytest.Monke
             pass
     assert told[0] == "Training on device 3 (of 3, 5)."
     assert told[1].startswith("waiting for device-3.lock")
+
+
+@pytest.mark.parametrize("same", ["1", "GPU-bbbb-2222", "GPU-bb"])
+def test_two_homes_do_not_share_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, same: str) -> None:
+    """By whichever name each calls it."""
+    nvidia_smi(tmp_path, monkeypatch, "echo 0, GPU-aaaa-1111; echo 1, GPU-bbbb-2222")
+    monkeypatch.setenv("NIGHTSHELF_DEVICES", "1")
+    with lease_device(Home(tmp_path / "one")) as device:
+        assert device.env["CUDA_VISIBLE_DEVICES"] == "1"
+        monkeypatch.setenv("NIGHTSHELF_DEVICES", same)
+        with (
+            pytest.raises(LeaseTimeoutError, match="device-GPU-bbbb-2222"),
+            lease_device(Home(tmp_path / "two"), timeout=0.1),
+        ):
+            pass
+        monkeypatch.setenv("NIGHTSHELF_DEVICES", "0")
+        with lease_device(Home(tmp_path / "two"), timeout=0.1) as other:
+            assert other.name == "0"
+    (folder,) = tmp_path.glob("nightshelf-devices-*")
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+def test_a_lock_folder_that_leads_elsewhere_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / f"nightshelf-devices-{os.getuid()}").symlink_to(tmp_path / "elsewhere")
+    monkeypatch.setenv("NIGHTSHELF_DEVICES", "0")
+    with pytest.raises(DeviceError, match=r"somebody else.*TMPDIR"), lease_device(Home(tmp_path)):
+        pass
 
 
 def test_without_a_gpu_the_cpu_is_the_one_device_and_the_log_says_so(

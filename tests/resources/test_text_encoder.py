@@ -50,12 +50,16 @@ def test_a_name_on_the_hub_stays_a_name_and_a_path_must_exist(tmp_path: Path) ->
             resolve_encoder(path)
 
 
-def test_a_folder_that_is_no_encoder_or_only_pickled_is_refused(tmp_path: Path) -> None:
+def test_a_folder_that_is_no_encoder_or_cut_short_or_only_pickled_is_refused(tmp_path: Path) -> None:
     with pytest.raises(EncoderError, match="cannot be loaded"):
         load_encoder(str(tmp_path))
     folder = tiny_encoder(tmp_path / "tiny")
     model, _ = load_encoder(str(folder))
+    whole = (folder / "model.safetensors").read_bytes()
     torch.save(model.state_dict(), folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
     with pytest.raises(EncoderError, match="safetensors"):
+        load_encoder(str(folder))
+    (folder / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(EncoderError, match="cannot be loaded"):
         load_encoder(str(folder))
