@@ -93,18 +93,15 @@ def opened(copy: Path, file_name: str) -> Iterator[IO[bytes]]:
     with ExitStack() as stack:
         if file_name.endswith((".gz", ".zip")):
             with _told_as_refused():
-                opener = _gunzipped if file_name.endswith(".gz") else _unzipped
-                stream = opener(copy, stack)
+                stream = _decompressed(copy, file_name, stack)
             yield _Bounded(stream, copy.stat().st_size)  # type: ignore[misc]
         else:
             yield stack.enter_context(copy.open("rb"))
 
 
-def _gunzipped(copy: Path, stack: ExitStack) -> IO[bytes]:
-    return stack.enter_context(gzip.open(copy))
-
-
-def _unzipped(copy: Path, stack: ExitStack) -> IO[bytes]:
+def _decompressed(copy: Path, file_name: str, stack: ExitStack) -> Any:
+    if file_name.endswith(".gz"):
+        return stack.enter_context(gzip.open(copy))
     archive = stack.enter_context(zipfile.ZipFile(copy))
     members = [member for member in archive.infolist() if not member.is_dir()]
     if len(members) != 1:
@@ -139,7 +136,7 @@ def _told_as_refused() -> Iterator[None]:
 class _Bounded:
     """Reads until what comes out is out of all proportion to what went in."""
 
-    def __init__(self, stream: IO[bytes], compressed: int) -> None:
+    def __init__(self, stream: Any, compressed: int) -> None:
         self._stream, self._compressed, self._out = stream, compressed, 0
 
     def read(self, size: int) -> bytes:

@@ -244,7 +244,8 @@ class _RawZone:
         try:
             digest = _sha256(file)
         except OSError as error:
-            return self._left_waiting(file, error)
+            self._leave_waiting(file, error)
+            return None
         # A cache only: it saves reading files again that nobody has touched.
         self.seen[self._path(file)] = [*(mark or ()), digest]
         return self._source_name(file), digest
@@ -254,9 +255,10 @@ class _RawZone:
         try:
             return self._taken_in(file)
         except OSError as error:
-            return self._left_waiting(file, error)
+            self._leave_waiting(file, error)
+            return None
 
-    def _left_waiting(self, file: Path, error: OSError) -> None:
+    def _leave_waiting(self, file: Path, error: OSError) -> None:
         self.log(f"{self._path(file)}: cannot be read ({error.strerror}); it waits for the next time")
 
     def _taken_in(self, file: Path) -> Outcome:
