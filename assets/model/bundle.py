@@ -215,6 +215,7 @@ def _write_card(folder: Path, snapshot: Snapshot) -> None:
     rows, recipe = snapshot.manifest["rows"], config["recipe"]
     base = "sentence-transformers/all-MiniLM-L6-v2" if recipe["encoder"] == "default" else recipe["encoder"]
     weights = ", ".join(f"{name} {weight:g}" for name, weight in recommender.get("weights", {}).items())
+    chosen_on = recommender.get("dev", {}).get("day", "the dev day")
     settings = "\n".join(f"- {name}: {value}" for name, value in recipe.items() if value is not None)
     text = f"""# Model of {config["cut_off"]}
 
@@ -224,7 +225,7 @@ An encoder of product texts, fine-tuned on what shoppers did, and a recommender 
   {snapshot.manifest["cut_off"]}, {rows["items"]:,} products. Nothing later is in it.
 - Started from {base}; trained for {metrics["steps"]:,} steps on {config["device"]}
   (torch {config["torch"]}, transformers {config["transformers"]}).
-- Channels of the recommender and their weights, chosen on the dev day: {weights or "none"}.
+- Channels of the recommender and their weights, chosen on {chosen_on}: {weights or "none"}.
 
 ## What it predicts from a product's words
 

@@ -65,7 +65,10 @@ def decide(evaluation: Evaluation, not_worse: float = NOT_WORSE) -> Decision:
 
 
 def _without_users(evaluation: Evaluation) -> Decision:
-    nobody = f"No shopper with a history came on {evaluation.day}, so the candidate could not be measured."
+    nobody = (
+        f"On {evaluation.day} no shopper with a history met anything that was known before, so the candidate "
+        "could not be measured."
+    )
     if evaluation.incumbent is None:
         return Decision(True, False, [nobody, "No model has served before, so it serves provisionally."])
     return Decision(False, False, [nobody, f"The incumbent {evaluation.incumbent} goes on serving."])

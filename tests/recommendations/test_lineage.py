@@ -12,6 +12,7 @@ from assets.model.snapshot import SnapshotError
 from assets.recommendations.lineage import explain
 from assets.recommendations.shelf import NoShelfError, publish, recommendations_for
 from resources.home import Home
+from resources.identity import IdentityKey
 from tests.model.worlds import World
 from tests.recommendations.homes import as_of, make_home, make_night, some_world
 
@@ -22,6 +23,7 @@ KEY = "k1:00000000000000000000000000000003"
 def night(tmp_path: Path) -> tuple[Home, World]:
     """A published night whose loads are on record."""
     home = make_home(tmp_path)
+    IdentityKey.load(home)  # made before the first load, as it is in a shop
     world = as_of(some_world(), 5)
     world = replace(world, events=[replace(e, user=KEY) if e.user == "u03" else e for e in world.events])
     for number in range(5):
