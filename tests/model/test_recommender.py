@@ -154,6 +154,20 @@ def test_what_is_not_known_yet_is_on_no_shelf():
     assert not late & set(before.similar_items(5)["similar_item_id"].to_pylist())
 
 
+def test_the_words_of_what_is_not_known_yet_move_no_score():
+    """Not even by being the nearest, to which all other scores are scaled."""
+    world = births()
+    late = np.array([world.first_seen[item] == world.days - 1 for item in world.items])
+    far = world.vectors.copy()
+    far[late] = -far[~late].mean(axis=0)
+    params = {**recommender(world).params, "weights": {"text": 1.0}}
+    scores = []
+    for vectors in (world.vectors, far):
+        before = Interactions.of(world, vectors, world.items).until(world.day(world.days - 2))
+        scores.append(Recommender(params, before).scores(before.known_users)[:, before.known_items])
+    np.testing.assert_array_equal(*scores)
+
+
 def test_the_shelf_in_numbers_is_the_shelf_in_words():
     world = clusters()
     made = recommender(world)
