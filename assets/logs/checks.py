@@ -57,7 +57,7 @@ def refused_share() -> dg.AssetCheckResult:
     """No file in the drop folder, but those that are left out on purpose, has more than a twentieth of its
     lines refused. A file that is gone from there is done with.
     """
-    from assets.logs.raw_zone import NOT_USED, outcomes
+    from assets.logs.raw_zone import MOST_ATTEMPTS, NOT_USED, outcomes
 
     home = Home.current()
     newest = {outcome.file: outcome for outcome in outcomes(home)}
@@ -75,7 +75,8 @@ def refused_share() -> dg.AssetCheckResult:
         severity=dg.AssetCheckSeverity.WARN,
         description=(
             f"{'; '.join(named)}. See raw.rejects for the reasons. A file that was refused as a whole is "
-            "tried again once its source file (YAML) has changed; of one that was loaded in part, drop the "
+            "tried again once its source file (YAML) has changed, and by itself up to "
+            f"{MOST_ATTEMPTS} times where the reader failed; of one that was loaded in part, drop the "
             "refused lines again, corrected, as a new file. Then, or where nothing is to be done, take the "
             "file out of the drop folder."
             if much

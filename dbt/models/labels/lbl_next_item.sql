@@ -22,14 +22,15 @@ with events as (
     where {{ in_window('day', behind=reach, ahead=reach) }}
 ),
 
--- Of the days before, only what a history can still hold.
+-- Of the days before, only what a history can still hold. One line may hold several events of one moment (a list of
+-- products), so the order goes on by item: else each build could tell another history.
 needed as (
     select * from events
     qualify
         is_asked
         or row_number() over (
             partition by user_key, is_asked
-            order by event_at desc, load_id desc, line desc
+            order by event_at desc, load_id desc, line desc, item_id desc, event_id desc
         ) <= {{ var('history_length') }}
 ),
 
@@ -42,7 +43,7 @@ followed as (
         list(behavior) over before_it as behaviors
     from needed
     window before_it as (
-        partition by user_key order by event_at, load_id, line
+        partition by user_key order by event_at, load_id, line, item_id, event_id
         rows between {{ var('history_length') }} preceding and 1 preceding
     )
 ),

@@ -18,7 +18,7 @@ changes as (
     qualify
         lag(item_id) over (
             partition by day, session_id
-            order by event_at, load_id, line
+            order by event_at, load_id, line, item_id
         ) is distinct from item_id
 ),
 
@@ -27,7 +27,7 @@ steps as (
         day,
         session_id,
         item_id,
-        row_number() over (partition by day, session_id order by event_at, load_id, line) as step
+        row_number() over (partition by day, session_id order by event_at, load_id, line, item_id) as step
     from changes
 ),
 
