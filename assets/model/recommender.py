@@ -210,7 +210,7 @@ class Recommender:
         return pa.concat_tables(parts)
 
     def probabilities(self, users: Ints, items: Ints, fused: Floats) -> Floats:
-        """[pairs, browse | click | purchase] for pairs of user and item numbers with their fused scores."""
+        """[pairs, browse | click | purchase] for users' candidates: user, item and fused score of each."""
         features = self._features(users, items, fused)
         curves = [cast(Curve, self.params["curves"][name]) for name in OUTCOMES]
         p = np.column_stack([apply_curve(curve, features) for curve in curves])
@@ -256,13 +256,17 @@ class Recommender:
         return np.round(fused, 5)
 
     def _features(self, users: Ints, items: Ints, fused: Floats) -> Floats:
-        """[pairs, 4]: fused score; seen before; days since the last event; events in the last seven days.
+        """[pairs, 4]: how far the fused score lies below that of the user's best candidate; seen before; days
+        since the last event; events in the last seven days.
 
-        The last two are the same for all items of a user: they say how likely the shopper comes at all.
+        Fused scores order one user's items; between users they say little. The last two features are the same
+        for all items of a user: they say how likely the shopper comes at all.
         """
+        best = np.full(len(self.data.users), -np.inf)
+        np.maximum.at(best, users, fused)
         days_away, busy = self._activity
         seen = self.data.position_of(users, items) >= 0
-        return np.column_stack([fused, seen, np.log1p(days_away[users]), np.log1p(busy[users])])
+        return np.column_stack([fused - best[users], seen, np.log1p(days_away[users]), np.log1p(busy[users])])
 
     @cached_property
     def _activity(self) -> tuple[Floats, Floats]:
