@@ -117,7 +117,7 @@ class _Gate:
     def _inside_the_same_step(self, key: dg.AssetKey) -> set[dg.AssetKey]:
         """Ancestors of `key` that its own step makes too, and so judges."""
         step = self.graph.get(key).assets_def.keys if self.graph.has(key) else {key}
-        return self.graph.get_ancestor_asset_keys(key) & set(step) if len(step) > 1 else set()
+        return set(self.graph.get_ancestor_asset_keys(key) & step) if len(step) > 1 else set()
 
     def _days_built_on(self, upstream: dg.AssetKey) -> Days:
         if self.graph.get(upstream).partitions_def is None:

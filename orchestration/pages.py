@@ -40,7 +40,8 @@ METHODS = {
 
 def shelf_page(rows: Sequence[Mapping[str, Any]], currency: str) -> Table:
     """Rows of a shelf: title, price, P(browse), P(click), P(purchase), score, reason."""
-    table = Table("", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
+    table.add_column("", justify="right", no_wrap=True, min_width=2)
     table.add_column("title", no_wrap=True, overflow="ellipsis")
     for name in (f"price {currency}", "browse", "click", "purchase", "score"):
         table.add_column(name, justify="right", no_wrap=True, min_width=max(len(name), 6))  # words give way

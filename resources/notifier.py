@@ -68,7 +68,7 @@ class Notifier(dg.ConfigurableResource):
         reached, failed = ["log"], []
         for channel, send in self._channels().items():
             try:
-                _patiently(lambda send=send: send(title, text, link))
+                _patiently(send, title, text, link)
                 reached.append(channel)
             except (OSError, ValueError, smtplib.SMTPException) as error:
                 failed.append(f"{channel}: {type(error).__name__}: {error}")
@@ -117,11 +117,11 @@ class Notifier(dg.ConfigurableResource):
             smtp.send_message(message)
 
 
-def _patiently(send: Callable[[], None]) -> None:
+def _patiently(send: Callable[[str, str, str], None], title: str, text: str, link: str) -> None:
     """A sensor asks once for each failure: a service that is away for a moment must not swallow the news."""
     for pause in PAUSES:
         try:
-            return send()
+            return send(title, text, link)
         except (OSError, smtplib.SMTPException):
             time.sleep(pause)
-    send()
+    send(title, text, link)

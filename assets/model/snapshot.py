@@ -35,7 +35,7 @@ EVENTS = """
     SELECT day, event_at, user_key, item_id, behavior, weight, price, event_id, session_id, load_id, line
     FROM marts.fct_events
     WHERE day BETWEEN $first AND $last
-    ORDER BY day, event_at, event_id
+    ORDER BY day, event_at, event_id, load_id, line, item_id
 """
 BEHAVIORS = """
     SELECT day, user_key, item_id, behavior, weight, browses, clicks, carts, purchases, revenue

@@ -164,7 +164,7 @@ class _Loop:
             self.seconds += time.perf_counter() - began
             if step < self.steps and len(self.splits["dev"]):
                 self._on_dev(step, epoch)
-        self.report = {name: self._measure(self.splits[name]) for name in ("dev", "test")}
+        self.report = self._measure("dev", "test")
         if self.steps and len(self.splits["dev"]):
             self._dev_point(step, epoch, *self.report["dev"])
 
@@ -212,7 +212,7 @@ class _Loop:
         )
 
     def _on_dev(self, step: int, epoch: int) -> None:
-        self._dev_point(step, epoch, *self._measure(self.splits["dev"]))
+        self._dev_point(step, epoch, *self._measure("dev")["dev"])
 
     def _dev_point(self, step: int, epoch: int, report: dict[str, Any], loss: float) -> None:
         point = {"step": step, "epoch": epoch, "loss": round(loss, 6)}
@@ -220,13 +220,20 @@ class _Loop:
         averages = {k: v["f1"] for k, v in report.items() if k in ("micro", "macro", "weighted")}
         self.progress({"event": "dev", **point, "f1": averages})
 
-    def _measure(self, examples: Examples) -> tuple[dict[str, Any], float]:
-        """The task's report, and the mean loss without class weights (0 where there are no examples)."""
+    def _measure(self, *names: str) -> dict[str, tuple[dict[str, Any], float]]:
+        """{split: (the task's report, mean loss without class weights)}; each text goes through once."""
+        texts = np.unique(np.concatenate([self.splits[name].text for name in names]))
+        if not len(texts):
+            outputs = np.zeros((0, max(len(self.task.labels), 1)), np.float32)
+        else:
+            outputs = outputs_of(self.network, self.tokens, texts, self.device)
+        places = {name: np.searchsorted(texts, self.splits[name].text) for name in names}
+        return {name: self._judged(self.splits[name], outputs[at]) for name, at in places.items()}
+
+    def _judged(self, examples: Examples, outputs: NDArray[np.float32]) -> tuple[dict[str, Any], float]:
+        """The loss of no examples is 0."""
         if not len(examples):
-            nothing = np.zeros((0, max(len(self.task.labels), 1)), np.float32)
-            return self.task.report(nothing, examples.target), 0.0
-        texts, at = np.unique(examples.text, return_inverse=True)
-        outputs = outputs_of(self.network, self.tokens, texts, self.device)[at]
+            return self.task.report(outputs, examples.target), 0.0
         plain = self.task.loss(examples, balanced=False)
         loss = plain(torch.from_numpy(outputs), torch.from_numpy(examples.target))
         return self.task.report(outputs, examples.target), float(loss)
