@@ -206,9 +206,10 @@ def _measure(
     parts: list[dict[str, NDArray[np.float64]]] = []
     shown = []
     for block in blocks(users, items):
-        score, relevant = scores(block)[:, known], pair_matrix(block, met, items)[:, known]
+        score = np.compress(known, scores(block), axis=1)
+        relevant = np.compress(known, pair_matrix(block, met, items), axis=1)
         figures = ranking_metrics(score, relevant, K)
-        new = ~pair_matrix(block, _history_pairs(past, block), items)[:, known]
+        new = ~np.compress(known, pair_matrix(block, _history_pairs(past, block), items), axis=1)
         figures[f"new_ndcg@{K}"] = ranking_metrics(score, relevant, K, allowed=new)[f"ndcg@{K}"]
         parts.append(figures)
         shown.append(top_k(score, K))

@@ -357,30 +357,34 @@ def _choose_weights(
     logs = {}
     for name, channel in channels().items():
         channel.fit(past)
-        logs[name] = _log_score(channel.scores(users)[:, known])
-    relevant = pair_matrix(users, data.met_on(dev), len(known))[:, known]
+        # Not [:, known]: that leaves each row scattered in memory, and rows are what is worked on.
+        logs[name] = _log_score(np.compress(known, channel.scores(users), axis=1))
+    relevant = np.compress(known, pair_matrix(users, data.met_on(dev), len(known)), axis=1)
 
-    def quality(weights: Mapping[str, float]) -> float:
+    def quality(rest: Matrix, log: Matrix, weight: float) -> float:
         ndcg = []
         for rows in blocks(np.arange(len(users)), len(known)):  # a block at a time bounds the memory
-            fused = sum(np.float32(w) * logs[name][rows] for name, w in weights.items() if w)
-            ndcg.append(ranking_metrics(np.round(fused, 5), relevant[rows])["ndcg@10"])
+            part = slice(rows[0], rows[-1] + 1)
+            fused = rest[part] + np.float32(weight) * log[part]
+            ndcg.append(ranking_metrics(np.round(fused, 5), relevant[part])["ndcg@10"])
         return float(np.concatenate(ndcg).mean())
 
-    figures = {name: quality({name: 1.0}) for name in logs}
+    nothing = np.zeros_like(relevant, np.float32)
+    figures = {name: quality(nothing, log, 1.0) for name, log in logs.items()}
     winner = max(figures, key=lambda name: figures[name])
     best = {name: float(name == winner) for name in logs}
     reached = figures[winner]
     for _ in range(3):
         before = reached
-        for name in logs:
-            if not any(weight for other, weight in best.items() if other != name):
+        for name, log in logs.items():
+            others = [np.float32(w) * logs[other] for other, w in best.items() if w and other != name]
+            if not others:
                 continue  # the only channel with weight: any other weight gives the same order
+            rest = np.sum(others, axis=0)
             for weight in WEIGHTS:
-                tried = {**best, name: weight}
                 # A gain below a thousandth is noise on a day's users; the simpler blend stays.
-                if tried != best and (got := quality(tried)) > reached + 1e-3 * max(reached, 1e-9):
-                    best, reached = tried, got
+                if weight != best[name] and (got := quality(rest, log, weight)) > reached * (1 + 1e-3):
+                    best, reached = {**best, name: weight}, got
         if reached == before:
             break
     return best, {**figures, "nightshelf": reached}
