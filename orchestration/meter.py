@@ -46,7 +46,7 @@ def _proportional(rollup: Path) -> int:
 class Meter:
     """Samples this process's tree while it is open; `stage` says what it is busy with."""
 
-    def __init__(self, every: float = 0.5) -> None:
+    def __init__(self, every: float = 1.0) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
         self.peak: dict[str, int] = {}
         """Bytes; empty on systems without /proc."""

@@ -41,11 +41,11 @@ METHODS = {
 def shelf_page(rows: Sequence[Mapping[str, Any]], currency: str) -> Table:
     """Rows of a shelf: title, price, P(browse), P(click), P(purchase), score, reason."""
     table = Table(box=None, pad_edge=False)
-    table.add_column("", justify="right", no_wrap=True, min_width=2)
-    table.add_column("title", no_wrap=True, overflow="ellipsis")
+    table.add_column("", justify="right", no_wrap=True)
+    table.add_column("title", no_wrap=True, overflow="ellipsis", max_width=44)
     for name in (f"price {currency}", "browse", "click", "purchase", "score"):
         table.add_column(name, justify="right", no_wrap=True, min_width=max(len(name), 6))  # words give way
-    table.add_column("reason", style="dim", no_wrap=True, overflow="ellipsis")
+    table.add_column("reason", style="dim", overflow="ellipsis", max_width=44)  # this one gives way
     for row in rows:
         table.add_row(
             str(row["rank"]),

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import dagster as dg
 import pytest
+
+from resources.home import Home
+from tests.orchestration.shops import FIRST, LAST, nightshelf, small_shop
 
 
 @pytest.fixture
@@ -16,3 +20,18 @@ def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
     storage.mkdir()
     with dg.DagsterInstance.local_temp(str(storage)) as found:
         yield found
+
+
+@pytest.fixture(scope="session")
+def untouched_shop(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    """Logs in the drop folder, and nothing done with them."""
+    return small_shop(tmp_path_factory.mktemp("untouched"))
+
+
+@pytest.fixture(scope="session")
+def shop(untouched_shop: Home, tmp_path_factory: pytest.TempPathFactory) -> Home:
+    """The same shop, all of its days backfilled."""
+    home = Home(tmp_path_factory.mktemp("backfilled") / "home")
+    shutil.copytree(untouched_shop.root, home.root)
+    nightshelf(home, "backfill", str(FIRST), str(LAST))
+    return home

@@ -7,26 +7,22 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import dagster as dg
 import pytest
 
-from assets.logs.simulator import simulate
 from orchestration.instance import instance_of
-from orchestration.nights import last_ended_day
-from resources.home import Home, Shop
+from resources.home import Home
+from tests.orchestration.shops import COMMAND, FIRST
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
-COMMAND = Path(sys.executable).parent / "nightshelf"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 QUIET = (
     "--no-sandbox",
@@ -41,31 +37,6 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: apt-get install chromium"),
 ]
-
-LAST = last_ended_day(Shop(), datetime.now(UTC))
-FIRST = LAST - timedelta(days=5)
-
-
-def nightshelf(home: Home, *words: str) -> None:
-    done = subprocess.run(
-        [str(COMMAND), "--home", str(home.root), *words],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=400,
-    )
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-
-
-@pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Home:
-    """A small shop of six days, its last night run for real, with a model that has learnt for two steps."""
-    home = Home(tmp_path_factory.mktemp("ui") / "home")
-    home.write_shop(Shop(first_day=FIRST, first_night=LAST, recipe="tiny.yaml"))
-    (home.root / "tiny.yaml").write_text("max_length: 16\nmax_steps: 2\n")
-    simulate(home, start=FIRST, days=6, seed=1, shoppers=200, products=200)
-    nightshelf(home, "backfill", str(FIRST), str(LAST))
-    return home
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,76 @@
+"""From raw logs to a published shelf by the command line, and the same by another way."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from datetime import timedelta
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from assets.recommendations.scoring import RECOMMENDATIONS, SIMILAR, Scores
+from resources.home import Home
+from resources.model_store import ModelStore
+from tests.orchestration.shops import FIRST, LAST, nightshelf
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def night(untouched_shop: Home, tmp_path_factory: pytest.TempPathFactory) -> Home:
+    """The shop as its nights make it: the tables of the days before, then the last day as a night."""
+    home = Home(tmp_path_factory.mktemp("night") / "home")
+    shutil.copytree(untouched_shop.root, home.root)
+    nightshelf(home, "backfill", str(FIRST), str(LAST - timedelta(days=1)), "--tables")
+    nightshelf(home, "night", str(LAST))
+    return home
+
+
+def test_a_backfill_gives_what_the_night_gives(shop: Home, night: Home) -> None:
+    backfilled, nightly = Scores.of(shop, LAST), Scores.of(night, LAST)
+    assert backfilled.table(RECOMMENDATIONS).num_rows > 1000
+    for file in (RECOMMENDATIONS, SIMILAR):
+        assert backfilled.table(file).equals(nightly.table(file)), file
+    assert ModelStore(shop).champion(LAST) == ModelStore(night).champion(LAST)
+    assert rows(shop.published) == rows(night.published)
+
+
+def rows(file: Path) -> list[tuple]:
+    with duckdb.connect(str(file), read_only=True) as shelf:
+        return shelf.execute("SELECT * FROM recommendations ORDER BY ALL").fetchall()
+
+
+def test_a_night_that_is_run_again_changes_nothing(night: Home) -> None:
+    before = rows(night.published)
+    version = Scores.of(night, LAST).manifest
+    nightshelf(night, "night", str(LAST))
+    assert rows(night.published) == before
+    assert Scores.of(night, LAST).manifest == version
+
+
+def test_a_recommendation_is_followed_back_to_its_file_and_line(night: Home) -> None:
+    with duckdb.connect(str(night.published), read_only=True) as shelf:
+        user, item = shelf.execute(
+            "SELECT user_key, item_id FROM recommendations "
+            "WHERE reason LIKE 'You came back%' ORDER BY ALL LIMIT 1"
+        ).fetchone()
+    assert item in " ".join(nightshelf(night, "why", user, item).split())
+    told = nightshelf(night, "why", user, item)
+    (file, line) = re.search(r"(\S+\.(?:csv|jsonl))\D+(\d+)", told).groups()
+    text = (night.drop / file).read_text(encoding="utf-8").splitlines()[int(line) - 1]
+    assert item in text
+    assert "title" in nightshelf(night, "recommend", user)
+
+
+def test_an_unknown_shopper_is_told_apart(night: Home) -> None:
+    assert "knows no shopper 'nobody'" in nightshelf(night, "recommend", "nobody")
+
+
+def test_status_and_docs(night: Home) -> None:
+    told = nightshelf(night, "status")
+    assert f"of the night of {LAST}" in told and re.search(r"nights missing\s+none", told)
+    nightshelf(night, "docs")
+    page = (night.root / "docs" / "index.html").read_text(encoding="utf-8")
+    assert "lbl_behaviors" in page
