@@ -366,7 +366,7 @@ def _choose_weights(
         for rows in blocks(np.arange(len(users)), len(known)):  # a block at a time bounds the memory
             part = slice(rows[0], rows[-1] + 1)
             fused = rest[part] + np.float32(weight) * log[part]
-            ndcg.append(ranking_metrics(np.round(fused, 5), relevant[part])["ndcg@10"])
+            ndcg.append(ranking_metrics(fused.round(5), relevant[part])["ndcg@10"])
         return float(np.concatenate(ndcg).mean())
 
     nothing = np.zeros_like(relevant, np.float32)
