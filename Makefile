@@ -16,7 +16,7 @@ test: $(STAMP)
 	$(BIN)/lint-imports
 	cd dbt && ../$(BIN)/sqlfluff lint --disable-progress-bar .
 	$(BIN)/dg check defs
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadgroup
 
 ui: $(STAMP)
 	$(BIN)/nightshelf ui
