@@ -57,7 +57,7 @@ defs = dg.Definitions(
         for made in dg.load_assets_from_modules([logs, warehouse, model, recommendations])
     ],
     asset_checks=dg.load_asset_checks_from_modules([logs_checks, model_checks, recommendations_checks]),
-    jobs=[jobs.nightly, jobs.ingest, jobs.warehouse, jobs.training, jobs.recommendations],
+    jobs=[jobs.nightly, jobs.ingest, jobs.warehouse, jobs.training, jobs.recommendations, jobs.outcomes],
     schedules=[nightly_schedule],
     sensors=sensors,
     resources={**warehouse.RESOURCES, "io_manager": NoPickle(), "notifier": notifier},

@@ -31,6 +31,12 @@ recommendations = dg.define_asset_job(
     description="Scores, the published shelf and yesterday's outcomes, with the model that serves.",
 )
 
+outcomes = dg.define_asset_job(
+    "outcomes",
+    selection=dg.AssetSelection.assets("recommendation_outcomes"),
+    description="What became of the shelf of the day before, once more: rows of the day came late.",
+)
+
 nightly = dg.define_asset_job(
     "nightly",
     selection=dg.AssetSelection.all(),

@@ -21,6 +21,7 @@ from resources.home import Home, Shop
 SHELF = dg.AssetKey("published_shelf")
 EVENTS = dg.AssetKey("raw_behavior_events")
 LABELS = dg.AssetKey(["labels", "lbl_behaviors"])
+OUTCOMES = dg.AssetKey("recommendation_outcomes")
 NIGHT_BEGINS = time(2, 0)
 """When the schedule runs the night of the day before, on the shop's clock."""
 

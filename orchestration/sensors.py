@@ -21,12 +21,13 @@ from dagster._time import get_current_datetime
 
 from assets.logs.drop import fingerprint, whole_files
 from assets.partitions import SHOP
-from orchestration.jobs import ingest, nightly, training, warehouse
+from orchestration.jobs import ingest, nightly, outcomes, training, warehouse
 from orchestration.nights import (
     ACTIVE,
     EVENTS,
     LABELS,
     MAX_ATTEMPTS,
+    OUTCOMES,
     attempts,
     attempts_of_night,
     backfilled_now,
@@ -85,30 +86,35 @@ def new_files(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipRea
 
 
 @dg.sensor(
-    job=warehouse,
+    jobs=[warehouse, outcomes],
     minimum_interval_seconds=60,
     default_status=RUNNING,
-    description="Rows came for a day that was already brought into tables: those tables are made again. "
-    "Models and shelves of past nights stay as they were, for they are what was known that night.",
+    description="Rows came for a day that was already brought into tables: those tables are made again, and "
+    "then what became of the shelf of the day before. Models and shelves of past nights stay as they were, for "
+    "they are what was known that night.",
 )
 def late_rows(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
     """Compares what each day's tables were made from with what lies in the raw zone now."""
     if _at_work(context.instance, "warehouse", "ingest"):
         return dg.SkipReason("Files or tables are being brought in; looked at again when that is done.")
+    now = get_current_datetime()
     late, made = outdated_days(context.instance, Home.current())
     # A night at work, or in the queue, makes its own day's tables.
     late = {
         day: version for day, version in late.items() if not attempts_of_night(context.instance, day).active
     }
     if not late:
-        return dg.SkipReason("Every day's tables are made from all of its rows.")
+        return dg.SensorResult(
+            run_requests=_outdated_outcomes(context.instance, now),
+            skip_reason="Every day's tables are made from all of its rows.",
+        )
     reach = {
         day
         for first in late
         for day in days_between(first, first + timedelta(days=LABELS_LOOK_BACK))
         if day in made
     }
-    now, requests, given_up = get_current_datetime(), [], []
+    requests, given_up = [], []
     for first, last in in_windows(reach):
         versions = {str(day): version for day, version in late.items() if first <= day <= last}
         asked = f"late-{hashlib.sha256(json.dumps(versions).encode()).hexdigest()[:16]}"
@@ -123,6 +129,20 @@ def late_rows(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipR
     return dg.SensorResult(
         run_requests=requests, skip_reason=None if requests else f"{reason}; resting before the next attempt."
     )
+
+
+def _outdated_outcomes(instance: dg.DagsterInstance, now: datetime) -> list[dg.RunRequest]:
+    """Runs for the days whose labels were made again after what became of the shelf was measured by them."""
+    labels, measured = _newest_by_day(instance, LABELS), _newest_by_day(instance, OUTCOMES)
+    requests = []
+    for day in sorted(measured):
+        if labels.get(day, 0) > measured[day] and not attempts_of_night(instance, day).active:
+            asked = f"outcomes-{day}-{labels[day]}"
+            if attempts(instance, "outcomes", {ASKED_TAG: asked}).may_try(now):
+                requests.append(
+                    dg.RunRequest(job_name="outcomes", partition_key=str(day), tags={ASKED_TAG: asked})
+                )
+    return requests
 
 
 def outdated_days(instance: dg.DagsterInstance, home: Home) -> tuple[dict[date, str], set[date]]:

@@ -30,6 +30,7 @@ from orchestration.nights import (
     EVENTS,
     LABELS,
     MAX_ATTEMPTS,
+    OUTCOMES,
     SHELF,
     attempts_of_night,
     days_between,
@@ -423,6 +424,24 @@ def test_late_rows_wait_for_runs_at_work_and_give_up_in_the_end(
         assert not requests and "nightshelf backfill 2026-01-05 2026-01-05 --tables" in reason
         load(home, "yet another", *jan(5))
         assert late(instance) == [("2026-01-05", "2026-01-05")]
+
+
+def test_what_became_of_a_shelf_is_measured_again_when_the_day_is_complete(
+    home: Home, instance: dg.DagsterInstance
+) -> None:
+    load(home, "first", *jan(5, 6))
+    made(home, instance, *jan(5, 6))
+    materialize(instance, OUTCOMES, *jan(6))
+    assert look(sensors.late_rows, instance)[0] == []
+    load(home, "late", *jan(6))
+    assert late(instance) == [("2026-01-06", "2026-01-06")]  # the tables first
+    made(home, instance, *jan(6))
+    (request,), _, _ = look(sensors.late_rows, instance)
+    assert (request.job_name, request.partition_key) == ("outcomes", "2026-01-06")
+    run(instance, "outcomes", dg.DagsterRunStatus.STARTED, dict(request.tags))
+    assert look(sensors.late_rows, instance)[0] == []
+    materialize(instance, OUTCOMES, *jan(6))
+    assert look(sensors.late_rows, instance)[0] == []
 
 
 # windows ----------------------------------------------------------------------------------------------------
