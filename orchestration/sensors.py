@@ -89,9 +89,9 @@ def new_files(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipRea
     jobs=[warehouse, outcomes],
     minimum_interval_seconds=60,
     default_status=RUNNING,
-    description="Rows came for a day that was already brought into tables: those tables are made again, and "
-    "then what became of the shelf of the day before. Models and shelves of past nights stay as they were, for "
-    "they are what was known that night.",
+    description="Rows came for a day that was already brought into tables: those tables are made again, then "
+    "what became of the shelf of the day before. Models and shelves of past nights stay as they were, for they "
+    "are what was known that night.",
 )
 def late_rows(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
     """Compares what each day's tables were made from with what lies in the raw zone now."""
@@ -104,10 +104,9 @@ def late_rows(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipR
         day: version for day, version in late.items() if not attempts_of_night(context.instance, day).active
     }
     if not late:
-        return dg.SensorResult(
-            run_requests=_outdated_outcomes(context.instance, now),
-            skip_reason="Every day's tables are made from all of its rows.",
-        )
+        requests = _outdated_outcomes(context.instance, now)
+        done = "Every day's tables are made from all of its rows."
+        return dg.SensorResult(run_requests=requests, skip_reason=None if requests else done)
     reach = {
         day
         for first in late
@@ -120,7 +119,8 @@ def late_rows(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipR
         asked = f"late-{hashlib.sha256(json.dumps(versions).encode()).hexdigest()[:16]}"
         tried = attempts(context.instance, "warehouse", {ASKED_TAG: asked})
         if tried.may_try(now):
-            requests.append(dg.RunRequest(tags=of_window(first, last) | {ASKED_TAG: asked}))
+            window = of_window(first, last) | {ASKED_TAG: asked}
+            requests.append(dg.RunRequest(job_name="warehouse", tags=window))
         elif tried.given_up:
             given_up.append(f"nightshelf backfill {first} {last} --tables")
     reason = "Days with late rows: " + in_words(list(late)) + ". The runs to add them failed"
