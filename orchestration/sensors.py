@@ -90,8 +90,8 @@ def new_files(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipRea
     minimum_interval_seconds=60,
     default_status=RUNNING,
     description="Rows came for a day that was already brought into tables: those tables are made again, then "
-    "what became of the shelf of the day before. Models and shelves of past nights stay as they were, for they "
-    "are what was known that night.",
+    "what became of the shelf of the day before. Models and shelves of past nights stay as they were, for "
+    "they are what was known that night.",
 )
 def late_rows(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
     """Compares what each day's tables were made from with what lies in the raw zone now."""
