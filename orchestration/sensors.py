@@ -95,7 +95,7 @@ def new_files(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipRea
 )
 def late_rows(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
     """Compares what each day's tables were made from with what lies in the raw zone now."""
-    if _at_work(context.instance, "warehouse", "ingest"):
+    if _at_work(context.instance, "warehouse", "ingest") or backfilled_now(context.instance):
         return dg.SkipReason("Files or tables are being brought in; looked at again when that is done.")
     now = get_current_datetime()
     late, made = outdated_days(context.instance, Home.current())
