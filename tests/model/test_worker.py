@@ -43,7 +43,8 @@ sys.exit(status)
 """The worker on a machine that lacks these packages."""
 RECIPE = "encoder: {encoder}\nlearning_rate: 5.0e-3\nmax_length: 32\n"
 STEP = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs us in the background has it ignored
 from pathlib import Path
 from assets.model.bundle import run_worker
 from resources.devices import lease_device
