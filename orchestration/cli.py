@@ -83,6 +83,9 @@ def init(
     prepare_instance(home)
     home.drop.mkdir(parents=True, exist_ok=True)
     console.print(f"Dagster's instance is in {home.dagster}; its pool limits are set.")
+    console.print(
+        f"Days begin with {home.shop.first_day}; older logs need an earlier first_day in {home.shop_file}."
+    )
     console.print(f"Next: put log files into {home.drop}/<source>/, then: nightshelf ui")
 
 
@@ -253,7 +256,7 @@ def recommend(
     if note:
         _console().print(note, highlight=False)
     _console().print(shelf_page(table.slice(0, limit).to_pylist(), home.shop.currency))
-    _console().print("Why one of them: nightshelf why USER ITEM")
+    _console().print(f"Why one of them: nightshelf why {user} ITEM", highlight=False, markup=False)
 
 
 @app.command()
@@ -292,12 +295,14 @@ def docs() -> None:
 @app.command()
 def undo() -> None:
     """Put the previous shelf back."""
+    from assets.recommendations.shelf import shelves
     from assets.recommendations.shelf import undo as put_back
 
-    shelf = put_back(_home())
-    _console().print(
-        f"The shelf of {shelf.day} is published again. nightshelf night {shelf.day} makes it anew."
-    )
+    home = _home()
+    undone = next((shelf for shelf in shelves(home) if shelf.current), None)
+    shelf = put_back(home)
+    forward = f" To publish that of {undone.day} again: nightshelf night {undone.day}" if undone else ""
+    _console().print(f"The shelf of {shelf.day} is published again.{forward}")
 
 
 def _home() -> Home:

@@ -196,17 +196,15 @@ def _show(home: Home, report: dict[str, Any], console: Console) -> None:
     console.print(f"\nTen recommendations for the shopper {report['shopper']}")
     console.print(shelf_page(report["shelf"], home.shop.currency))
     console.print(cost_page(report["seconds"], report["peak_mib"], report["total_seconds"]))
-    query = (
-        "SELECT rank, title, price, score, reason FROM recommendations "
-        f"WHERE user_key = '{report['shopper']}' ORDER BY rank"
-    )
+    query = "SELECT rank, title, price, score, reason FROM recommendations WHERE user_key = ? ORDER BY rank"
     code = (
-        f"import duckdb; duckdb.connect('{_short(home.published)}', read_only=True).sql(\"{query}\").show()"
+        f"import duckdb; print(duckdb.connect({_short(home.published)!r}, read_only=True)"
+        f".execute({query!r}, [{report['shopper']!r}]).df())"
     )
     console.print("Query the published file with any tool that reads DuckDB:", highlight=False)
     # The Python that has DuckDB: `make demo` leaves nobody in its environment.
     python = _short(Path(sys.executable))
-    console.print(f"  {python} -c {shlex.quote(code)}", highlight=False, soft_wrap=True, markup=False)
+    console.print(f'  {python} -c "{code}"', highlight=False, soft_wrap=True, markup=False)
     here = home.root == Path("home").resolve()
     command = "make ui" if here else f"nightshelf --home {shlex.quote(_short(home.root))} ui"
     console.print(

@@ -42,13 +42,15 @@ def shelf_page(rows: Sequence[Mapping[str, Any]], currency: str) -> Table:
     """Rows of a shelf: title, price, P(browse), P(click), P(purchase), score, reason."""
     table = Table(box=None, pad_edge=False)
     table.add_column("", justify="right", no_wrap=True)
-    table.add_column("title", no_wrap=True, overflow="ellipsis", max_width=44)
+    table.add_column("item", no_wrap=True)
+    table.add_column("title", no_wrap=True, overflow="ellipsis", max_width=40)
     for name in (f"price {currency}", "browse", "click", "purchase", "score"):
         table.add_column(name, justify="right", no_wrap=True, min_width=max(len(name), 6))  # words give way
-    table.add_column("reason", style="dim", overflow="ellipsis", max_width=44)  # this one gives way
+    table.add_column("reason", style="dim", overflow="ellipsis", max_width=40)  # this one gives way
     for row in rows:
         table.add_row(
             str(row["rank"]),
+            Text(str(row["item_id"])),
             Text(str(row["title"])),
             f"{row['price']:.2f}" if row["price"] is not None else "",
             *(f"{row[name]:.3f}" for name in ("p_browse", "p_click", "p_purchase")),
@@ -184,7 +186,9 @@ def _pools(instance: DagsterInstance) -> str:
 def _daemon(instance: DagsterInstance) -> str:
     from dagster._daemon.controller import get_daemon_statuses
 
-    statuses = get_daemon_statuses(instance, instance.get_required_daemon_types())
+    # A daemon gives a sign of life every half minute; Dagster's own patience is half an hour.
+    wanted = instance.get_required_daemon_types()
+    statuses = get_daemon_statuses(instance, wanted, heartbeat_tolerance_seconds=120)
     silent = sorted(kind for kind, status in statuses.items() if not status.healthy)
     if len(silent) == len(statuses):
         return "not running; schedule and sensors rest. Run: nightshelf ui"
