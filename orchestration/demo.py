@@ -6,6 +6,7 @@ import json
 import shlex
 import sys
 import time
+from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,13 +53,9 @@ def run_demo(home: Home, *, days: int, seed: int, nights: int, console: Console)
 
         stages = stage_of_step()
         steps: list[dict[str, object]] = []
-        under_way: list[str] = []
 
-        def on_step(change: StepChange) -> None:
-            if change.seconds is None:
-                under_way.append(change.step)
-            else:
-                under_way.remove(change.step)
+        def on_step(change: StepChange, under_way: Sequence[str]) -> None:
+            if change.seconds is not None:
                 steps.append({"step": change.step, "seconds": round(change.seconds, 2)})
             if under_way:  # of several at a time, the one that began first
                 meter.stage(stages.get(under_way[0], "other"))

@@ -150,7 +150,9 @@ def _published(home: Home) -> set[date]:
     The record of runs can begin anew (Postgres, another DAGSTER_HOME); nights that are there must not be made
     again for that. Old shelves are removed in time: older than the oldest one kept, scores are evidence.
     """
-    kept = {date.fromisoformat(file.name[:10]) for file in home.shelves.glob("????-??-??-*.duckdb")}
+    from assets.recommendations.shelf import shelves
+
+    kept = {shelf.day for shelf in shelves(home)}
     scored = {date.fromisoformat(file.parent.name) for file in home.scores.glob("????-??-??/manifest.json")}
     return kept | {day for day in scored if kept and day < min(kept)}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -28,9 +28,11 @@ def watched(
     *,
     console: Console,
     home: Home,
-    on_step: Callable[[StepChange], None] = lambda change: None,
+    on_step: Callable[[StepChange, Sequence[str]], None] = lambda change, under_way: None,
 ) -> Outcome:
     """Run `job` now and show its steps with their seconds.
+
+    `on_step` is told of each change, and of the steps that are then under way in the order they began.
 
     Raises:
         RunFailedError: a step failed; the steps after it did not run.
@@ -40,14 +42,15 @@ def watched(
     with _noise_into(home.dagster / "command.log", console), console.status("starting") as status:
 
         def show(change: StepChange) -> None:
-            on_step(change)
+            # A step can end without having begun (its process died), or begin twice (it is tried again).
+            if change.step in under_way:
+                under_way.remove(change.step)
             if change.seconds is None:
                 under_way.append(change.step)
             else:
-                if change.step in under_way:
-                    under_way.remove(change.step)
                 mark = "[green]done[/green]  " if change.ok else "[red]failed[/red]"
                 console.print(f"  {mark} {change.step:<42} {change.seconds:6.1f} s", highlight=False)
+            on_step(change, under_way)
             status.update(", ".join(under_way) or "next step")
 
         outcome = run_job(instance, job, tags, show)
