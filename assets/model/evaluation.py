@@ -137,7 +137,8 @@ def evaluate(
     data, day = candidate.data, candidate.data.as_of
     if incumbent and not _same_ground(data, incumbent.data):
         raise ValueError("candidate and incumbent must be loaded on the same snapshot to be compared")
-    past, users, met = hold_out(data, day)
+    held = hold_out(data, day)
+    past, users, met = held.past, held.users, (held.user, held.item)
     methods: dict[str, Callable[[Ints], Matrix]] = {}
     for channel in _baselines(past):
         methods[channel.name] = channel.scores

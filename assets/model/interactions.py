@@ -101,6 +101,14 @@ class Interactions:
     users: NDArray[np.object_]
     item_ids: NDArray[np.object_]
     titles: NDArray[np.object_]
+    categories: NDArray[np.object_]
+    """"" where the shop names none."""
+    brands: NDArray[np.object_]
+    """"" where the shop names none."""
+    attributes: NDArray[np.object_]
+    """Lists of further words about an item (colour, size, …); empty ones where the shop names none."""
+    texts: NDArray[np.object_]
+    """What the text encoder reads."""
     price: Floats
     """NaN where the shop names none."""
     in_stock: NDArray[np.bool_]
@@ -155,6 +163,10 @@ class Interactions:
             users=users,
             item_ids=ids,
             titles=np.asarray([t or i for t, i in zip(items["title"].to_pylist(), ids, strict=True)], object),
+            categories=_words(items, "category"),
+            brands=_words(items, "brand"),
+            attributes=_lists(items, "attributes"),
+            texts=_words(items, "text"),
             price=_floats(items["price"]),
             in_stock=stock.to_numpy().astype(bool),
             first_seen=_ints(first.to_numpy()) + EPOCH,
@@ -178,6 +190,25 @@ class Interactions:
             pairs=Pairs(pairs.day[p], pairs.item[p], pairs.other[p], pairs.weight[p]),
             counts=Counts(counts.day[c], counts.item[c], counts.users[c]),
         )
+
+    def only(self, keep: NDArray[np.bool_]) -> Interactions:
+        """The same users and items, with some of the events; all other tables are made of these.
+
+        Args:
+            keep: [events].
+        """
+        events = self.events.where(keep)
+        items = max(len(self.item_ids), 1)
+        pair = events.user * items + events.item
+        order = np.lexsort((events.level, pair, events.day))
+        day, pair, level = events.day[order], pair[order], events.level[order]
+        strongest = np.ones(len(order), bool)  # the last of each (day, pair) is its strongest
+        strongest[:-1] = (day[1:] != day[:-1]) | (pair[1:] != pair[:-1])
+        day, pair, level = day[strongest], pair[strongest], level[strongest]
+        behaviors = Log(day, pair // items, pair % items, level, np.zeros(len(day), np.int64))
+        met, users = np.unique(day * items + behaviors.item, return_counts=True)
+        counts = Counts(met // items, met % items, users.astype(np.float64))
+        return replace(self, events=events, behaviors=behaviors, counts=counts)
 
     @cached_property
     def histories(self) -> Histories:
@@ -236,19 +267,56 @@ class Interactions:
         return pair // max(len(self.item_ids), 1), pair % max(len(self.item_ids), 1)
 
 
-def hold_out(data: Interactions, day: date) -> tuple[Interactions, Ints, tuple[Ints, Ints]]:
-    """What a method may know before `day`, and what it is judged by.
+@dataclass(frozen=True)
+class HeldOut:
+    """What a method may know, and what it is judged by."""
 
-    Returns:
-        The interactions up to the day before; the users with a history in them who met an item on `day` that
-        was known by then; and all (user, item) pairs of that day with such an item, each once. What was first
-        seen on the day itself nobody could have recommended.
+    past: Interactions
+    users: Ints
+    """Who is judged, in order: they have a history in `past` and met something held out."""
+    user: Ints
+    """The held-out pairs, each once, of items known by then: user, item and strongest behaviour."""
+    item: Ints
+    level: Ints
+    repeats: bool = True
+    """Whether items of a user's own history may be recommended (and count). If not, they are masked."""
+
+    def relevant(self, users: Ints, at_least: int = 0) -> NDArray[np.bool_]:
+        """[len(users), items] held-out pairs of at least that behaviour; `users` must be in order."""
+        strong = self.level >= at_least
+        return pair_matrix(users, (self.user[strong], self.item[strong]), len(self.past.item_ids))
+
+    def allowed(self, users: Ints) -> NDArray[np.bool_]:
+        """[len(users), items]: known by then and, without `repeats`, not in the user's own history."""
+        known = np.broadcast_to(self.past.known_items, (len(users), len(self.past.item_ids)))
+        return known if self.repeats else known & ~self.seen(users)
+
+    def seen(self, users: Ints) -> NDArray[np.bool_]:
+        """[len(users), items]: in the user's own history."""
+        row, _, position = self.past.histories.expand(users, most=np.iinfo(np.int64).max)
+        matrix = np.zeros((len(users), len(self.past.item_ids)), bool)
+        matrix[row, self.past.histories.item[position]] = True
+        return matrix
+
+
+def hold_out(data: Interactions, day: date) -> HeldOut:
+    """The days before `day`, and what shoppers with a history in them met on `day`.
+
+    What was first seen on the day itself nobody could have recommended: it is no pair.
     """
-    past = data.until(day - timedelta(days=1))
-    user, item = data.met_on(day)
-    known = past.known_items[item]
-    met = user[known], item[known]
-    return past, np.intersect1d(past.known_users, met[0]), met
+    past, log = data.until(day - timedelta(days=1)), data.behaviors
+    on = (log.day == day.toordinal()) & past.known_items[log.item]
+    user, item, level = strongest_of(log.where(on), len(data.item_ids))
+    return HeldOut(past, np.intersect1d(past.known_users, user), user, item, level)
+
+
+def strongest_of(log: Log, items: int) -> tuple[Ints, Ints, Ints]:
+    """User, item and strongest behaviour of each pair in a log, by user and item."""
+    pair = log.user * max(items, 1) + log.item
+    order = np.lexsort((log.level, pair))
+    pair, level = pair[order], log.level[order]
+    last = np.append(pair[1:] != pair[:-1], True) if len(pair) else np.zeros(0, bool)
+    return pair[last] // max(items, 1), pair[last] % max(items, 1), level[last]
 
 
 def blocks(users: Ints, items: int, cells: int = 4_000_000) -> list[Ints]:
@@ -296,6 +364,21 @@ def _index(column: pa.ChunkedArray, values: NDArray[np.object_]) -> Ints:
 def _strings(column: pa.ChunkedArray) -> pa.Array:
     column = pc.cast(column, pa.string())
     return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+
+
+def _words(table: pa.Table, name: str) -> NDArray[np.object_]:
+    """A column of strings; empty ones where there is no such column or no value."""
+    if name not in table.column_names:
+        return np.full(len(table), "", object)
+    return np.asarray([word or "" for word in _strings(table[name]).to_pylist()], object)
+
+
+def _lists(table: pa.Table, name: str) -> NDArray[np.object_]:
+    lists = np.empty(len(table), object)
+    values = table[name].to_pylist() if name in table.column_names else [None] * len(table)
+    for row, value in enumerate(values):  # one by one: lists of equal length would become a matrix
+        lists[row] = value or []
+    return lists
 
 
 def _days(table: pa.Table) -> Ints:

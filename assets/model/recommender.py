@@ -98,8 +98,8 @@ def fit_recommender(
     """
     data = Interactions.of(snapshot, vectors, item_ids)
     dev = _dev_day(data)
-    past, users, _ = hold_out(data, dev)
-    users = _some(users, len(data.item_ids))
+    held = hold_out(data, dev)
+    past, users = held.past, _some(held.users, len(data.item_ids))
     weights, figures = _choose_weights(past, data, dev, users) if len(users) else (dict(FALLBACK), {})
     params: dict[str, Any] = {
         "format": 1,
@@ -332,8 +332,7 @@ def _dev_day(data: Interactions) -> date:
     """The newest day before the cut-off on which shoppers with a history came; the one before it if none."""
     days = np.unique(data.behaviors.day)
     for day in days[days < data.as_of.toordinal()][::-1]:
-        _, users, _ = hold_out(data, date.fromordinal(int(day)))
-        if len(users):
+        if len(hold_out(data, date.fromordinal(int(day))).users):
             return date.fromordinal(int(day))
     return data.as_of - timedelta(days=1)
 

@@ -94,7 +94,8 @@ def test_the_blend_is_never_below_a_channel_on_the_dev_day(world):
     """Measured from the returned weights, as they will serve."""
     made = recommender(world)
     dev = world.day(world.days - 2)
-    past, users, met = hold_out(made.data, dev)
+    held = hold_out(made.data, dev)
+    past, users, met = held.past, held.users, (held.user, held.item)
     relevant = pair_matrix(users, met, len(world.items))
 
     def ndcg(weights: dict[str, float]) -> float:
