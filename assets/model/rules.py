@@ -1,0 +1,308 @@
+"""The rules of the shelf: what may stand on it, and in which order, once everything has a score.
+
+1. *May it stand there?* Known, in stock, and not held back because the shopper bought it lately. How long a
+   purchase holds an item back is a rule per category, learnt from the shop's own log (`fit_rules`):
+   wholesalers buy the same again the next day, nobody buys a second wardrobe within the month.
+2. *Where?* By score, but at most so many per brand, a little apart from each other (MMR), and with a share of
+   places for items too new to have been met by many. What a rule passes over fills the shelf where nothing
+   else is left: a rule never makes a shelf shorter.
+
+Numpy only: the training worker runs where there is little else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from assets.model.interactions import LEVELS, Floats, Interactions, Ints, Log, pair_matrix
+
+EVERY_CATEGORY = "*"
+"""Key of `bought_again` for all categories that it does not name."""
+NEW_DAYS = 14
+"""An item is new for so many days."""
+FEW = 20
+"""Meetings (shoppers and days) below which a new item still has to be shown around."""
+
+BUCKETS = ((0, 1), (1, 3), (3, 7), (7, 14), (14, 30), (30, 60))
+"""Days since a purchase, above the first number and up to the second, within which the rate of buying again
+counts as constant."""
+WITHOUT_EVIDENCE = 7
+"""Days that a purchase holds an item back where the log says nothing of buying again."""
+TYPICAL = 20
+"""A typical place on a shelf sells as well as one of so many best sellers."""
+STRENGTH = 3.0
+"""What a category or a shop has to show before it is believed, in purchases expected at the typical rate.
+None seen where three were expected is the 5 % level of a Poisson count ("rule of three")."""
+CLEARLY_BELOW = 0.5
+"""Share of the typical rate below which buying again is clearly rarer."""
+
+_DAYS = 10_000_000  # above any ordinal: user · _DAYS + day is a key in order of user, then day
+_ROWS = 200  # shelves arranged at a time: bounds the memory of their likenesses
+
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Rules:
+    """The rules in force. As they stand here without arguments, they are those of a shop nobody knows."""
+
+    held: Mapping[str, int] = field(default_factory=dict)
+    """Category → days that a purchase holds an item back, learnt; only where it is not `held_else`."""
+    held_else: int = WITHOUT_EVIDENCE
+    """Days for all other categories, learnt from all of them together."""
+    bought_again: Mapping[str, int] = field(default_factory=dict)
+    """Category (or `EVERY_CATEGORY`) → days, as the shop has decided; goes before what is learnt."""
+    most_per_brand: int | None = None
+    """Items of one brand on a shelf; None for no limit. Items without a brand are not limited."""
+    diversity: float = 0.0
+    """λ of MMR in [0, 1]: 0 is the order of scores, 1 looks at nothing but how unlike the items are."""
+    new_items: float = 0.0
+    """Share of the places that is given to new items, where there are any."""
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Rules:
+        """Rules as `to_dict` wrote them; what is absent is as in a shop nobody knows."""
+        return cls(**content)
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-able dict, the same for the same rules."""
+        return {
+            **asdict(self),
+            "held": dict(sorted(self.held.items())),
+            "bought_again": dict(sorted(self.bought_again.items())),
+        }
+
+    def under(self, config: Mapping[str, Any]) -> Rules:
+        """What was learnt, under what the shop decides now (`Shop.rules` as a dict)."""
+        return Rules(held=self.held, held_else=self.held_else, **config)
+
+    def days(self, category: str) -> int:
+        """Days that a purchase holds an item of `category` back: 1 is the day after it only."""
+        for decided in (category, EVERY_CATEGORY):
+            if decided in self.bought_again:
+                return self.bought_again[decided]
+        return self.held.get(category, self.held_else)
+
+    def places_for_new(self, k: int) -> int:
+        """Of k places, those kept for new items: the last ones."""
+        return int(self.new_items * k + 1e-9)
+
+
+def fit_rules(data: Interactions, config: Mapping[str, Any]) -> Rules:
+    """Learn how long a purchase holds an item back, and add what the shop decides.
+
+    Of the visits (shopper and day) that come d days after a purchase, in how many is the item bought again?
+    That is compared with how often a typical item of a shelf is bought in a visit of people who have bought
+    before. Where x are bought again and e would be at the typical rate, x / e says how many times as often; an
+    item is held back from the day after its purchase on for as long as that lies below `CLEARLY_BELOW`, in
+    buckets of days. With little data:
+
+        shop(bucket)      = (Σ x + STRENGTH · prior) / (Σ e + STRENGTH),  prior = 0 in the first week, then 1
+        category(bucket)  = (x + STRENGTH · shop) / (e + STRENGTH)
+
+    (the means of gamma priors on Poisson rates), so a category without evidence follows the shop, and a shop
+    without evidence holds back for `WITHOUT_EVIDENCE` days.
+
+    Args:
+        data: what may be known. Nothing later than the day before the test day.
+        config: `Shop.rules` as a dict.
+    """
+    categories, category = np.unique(data.categories.astype(str), return_inverse=True)
+    bought, expected = _again(data, category, len(categories))
+    prior = np.array([0.0 if last <= WITHOUT_EVIDENCE else 1.0 for _, last in BUCKETS])
+    shop = (bought.sum(axis=0) + STRENGTH * prior) / (expected.sum(axis=0) + STRENGTH)
+    each = (bought + STRENGTH * shop) / (expected + STRENGTH)
+    otherwise = _held_days(shop[None])[0]
+    held = {
+        str(name): int(days)
+        for name, days in zip(categories, _held_days(each), strict=True)
+        if days != otherwise
+    }
+    return Rules(held=held, held_else=int(otherwise)).under(config)
+
+
+def allowed(data: Interactions, users: Ints, rules: Rules) -> Mask:
+    """[len(users), items]: known, in stock, and not held back because the user bought it already.
+
+    Args:
+        data: as of the day of the shelf; the shelf is for the day after.
+        users: each once, in any order.
+        rules: those in force.
+    """
+    user, item = _held_back(data, rules)
+    order = np.argsort(users)
+    held = np.empty((len(users), len(data.item_ids)), bool)
+    held[order] = pair_matrix(users[order], (user, item), held.shape[1])
+    return ~held & (data.in_stock & data.known_items)
+
+
+def new_items(data: Interactions) -> Mask:
+    """[items]: first seen within the last `NEW_DAYS` days, and met fewer than `FEW` times.
+
+    A shop that has been watched for less than `NEW_DAYS` days before an item came cannot say that it is new:
+    perhaps it was only met for the first time.
+    """
+    seen, today = data.first_seen, data.as_of.toordinal()
+    since = seen[seen > 0].min(initial=today)
+    met = np.bincount(data.behaviors.item, minlength=len(seen))
+    return (seen > today - NEW_DAYS) & (seen <= today) & (seen >= since + NEW_DAYS) & (met < FEW)
+
+
+def arrange(  # noqa: PLR0917 - the candidates are three arrays
+    data: Interactions, row: Ints, item: Ints, score: Floats, k: int, rules: Rules
+) -> Ints:
+    """The first k of each row under the rules, in the order of the shelf.
+
+    Place by place, the candidate with the best (1 − λ) · relevance − λ · likeness is taken, where relevance
+    is the place in the row's order of scores scaled to (0, 1], and likeness the largest cosine with anything
+    taken so far (maximal marginal relevance: Carbonell and Goldstein, SIGIR 1998). Candidates above the limit
+    of their brand wait until no others are left. In the last `places_for_new(k)` places the best new items
+    come first, unless so many stand on the shelf by their own merit.
+
+    Args:
+        data: as of the day of the shelf.
+        row: [candidates] which shelf; rows in any order.
+        item: [candidates]; of a row, each item once.
+        score: [candidates]; finite, higher is better. Equal ones stay in the order given.
+        k: places of a shelf.
+        rules: those in force.
+
+    Returns:
+        Positions in the arrays given, by row and place; of each row min(k, its candidates).
+    """
+    order = np.lexsort((-np.round(score, 12), row))
+    rows, start, size = np.unique(row[order], return_index=True, return_counts=True)
+    if not (rules.most_per_brand or rules.diversity or rules.places_for_new(k)):
+        place = np.arange(len(order)) - np.repeat(start, size)
+        return order[place < k]
+    brand = np.unique(data.brands.astype(str), return_inverse=True)[1]
+    limited, new = data.brands.astype(str) != "", new_items(data)
+    parts = [np.zeros(0, np.int64)]
+    for first in range(0, len(rows), _ROWS):
+        part = slice(first, first + _ROWS)
+        place = np.arange(size[part].max())
+        there = place < size[part, None]
+        position = order[np.where(there, start[part, None] + place, 0)]
+        items = item[position]
+        shelves = _Shelves(there, brand[items], limited[items], new[items], _likeness(data, items, rules))
+        parts.append(shelves.fill(position, k, rules))
+    return np.concatenate(parts)
+
+
+@dataclass
+class _Shelves:
+    """Candidates of some shelves, [shelves, candidates] each, best first."""
+
+    there: Mask
+    """False where a shelf has fewer candidates than another."""
+    brand: Ints
+    limited: Mask
+    """The brand is known, so that its limit holds."""
+    new: Mask
+    likeness: NDArray[np.float32] | None
+    """[shelves, candidates, candidates] cosines; None where nobody asks for diversity."""
+
+    def fill(self, position: Ints, k: int, rules: Rules) -> Ints:
+        """Positions of the first k of each shelf, by shelf and place."""
+        shelf = np.arange(len(position))
+        free, of_brand = self.there.copy(), np.zeros(position.shape, np.int64)
+        near, shown_new = np.zeros(position.shape, np.float32), np.zeros(len(position), np.int64)
+        relevance = 1 - np.arange(position.shape[1]) / np.maximum(self.there.sum(axis=1, keepdims=True), 1)
+        taken = np.full((len(position), min(k, position.shape[1])), -1, np.int64)
+        kept, most = rules.places_for_new(k), rules.most_per_brand
+        for place in range(taken.shape[1]):
+            eligible = _first_choice(free & (of_brand < most) if most else free, free)
+            if place >= k - kept:
+                wanted = eligible & self.new & (shown_new < kept)[:, None]
+                eligible = _first_choice(wanted, eligible)
+            worth = (1 - rules.diversity) * relevance - rules.diversity * near
+            best = np.where(eligible, worth, -np.inf).argmax(axis=1)
+            some = eligible[shelf, best]
+            taken[some, place] = position[some, best[some]]
+            free[shelf, best] = False
+            shown_new += some & self.new[shelf, best]
+            if most:
+                of_brand += (self.brand == self.brand[shelf, best][:, None]) & self.limited & some[:, None]
+            if self.likeness is not None:
+                now = self.likeness[shelf, best]
+                near = now if place == 0 else np.maximum(near, now)
+        return taken[taken >= 0]
+
+
+def _first_choice(wanted: Mask, otherwise: Mask) -> Mask:
+    """Row by row what is wanted, or where there is nothing of it, what there is otherwise."""
+    return np.where(wanted.any(axis=1, keepdims=True), wanted, otherwise)
+
+
+def _likeness(data: Interactions, items: Ints, rules: Rules) -> NDArray[np.float32] | None:
+    if not rules.diversity:
+        return None
+    vectors = data.vectors[items]
+    # Products in another batch differ in their last bits; rounding makes ties of that noise.
+    return (vectors @ vectors.transpose(0, 2, 1)).round(4)
+
+
+def _held_back(data: Interactions, rules: Rules) -> tuple[Ints, Ints]:
+    """(user, item) of the purchases that hold an item back on the day after `as_of`."""
+    bought = _purchases(data)
+    days = np.zeros(len(data.item_ids), np.int64)
+    some = np.unique(bought.item)
+    days[some] = [rules.days(category) for category in data.categories[some]]
+    recent = bought.where(bought.day > data.as_of.toordinal() - days[bought.item])
+    return recent.user, recent.item
+
+
+def _purchases(data: Interactions) -> Log:
+    return data.behaviors.where(data.behaviors.level == LEVELS["purchase"])
+
+
+def _again(data: Interactions, category: Ints, categories: int) -> tuple[Floats, Floats]:
+    """[categories, buckets] items bought again, and how many would be at the typical rate."""
+    log, bought = data.behaviors, _purchases(data)
+    visits = np.unique(log.user * _DAYS + log.day)
+    rate = _typical_rate(bought, visits, int(data.known_items.sum()))
+    order = np.lexsort((bought.day, bought.item, bought.user))
+    user, item, day = bought.user[order], bought.item[order], bought.day[order]
+    following = np.full(len(day), _DAYS - 1)
+    same = (user[1:] == user[:-1]) & (item[1:] == item[:-1])
+    following[:-1][same] = day[1:][same]
+    counts = np.zeros((2, categories, len(BUCKETS)))
+    for bucket, (after, last) in enumerate(BUCKETS):
+        until = np.minimum(following, day + last)
+        visited = np.searchsorted(
+            visits, [user * _DAYS + end for end in (np.minimum(day + after, until), until)], "right"
+        )
+        again = (following > day + after) & (following <= day + last)
+        counts[0, :, bucket] = np.bincount(category[item], again, categories)
+        counts[1, :, bucket] = np.bincount(category[item], visited[1] - visited[0], categories) * rate
+    return counts[0], counts[1]
+
+
+def _typical_rate(bought: Log, visits: Ints, items: int) -> float:
+    """Share of the visits of people who have bought before in which one of the best sellers is bought.
+
+    Which ones sell best is learnt on the other days than those on which they are counted (every second day):
+    the best of a few lucky ones would else promise too much.
+    """
+    buys = np.unique(bought.user * _DAYS + bought.day)
+    earlier = np.searchsorted(buys, visits) > np.searchsorted(buys, visits - BUCKETS[-1][1])
+    returning = visits[earlier]
+    counted = bought.where(np.isin(bought.user * _DAYS + bought.day, returning))
+    best_sellers, sold, chances = min(TYPICAL, items), 0, 0
+    for odd in (0, 1):
+        learnt = np.bincount(bought.item[bought.day % 2 != odd])
+        best = np.argsort(-learnt, kind="stable")[:best_sellers]
+        sold += int(np.isin(counted.item[counted.day % 2 == odd], best).sum())
+        chances += best_sellers * int((returning % _DAYS % 2 == odd).sum())
+    return sold / max(chances, 1)
+
+
+def _held_days(times: Floats) -> Ints:
+    """Days until the first bucket in which buying again is not clearly rarer, from [categories, buckets]."""
+    ends = np.array([0, *(last for _, last in BUCKETS)])
+    return ends[np.logical_and.accumulate(times < CLEARLY_BELOW, axis=1).sum(axis=1)]
