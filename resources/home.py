@@ -39,6 +39,22 @@ class Values(BaseModel):
     purchase: float | Literal["price"] = 1.0
 
 
+class ShelfRules(BaseModel):
+    """What a shelf has to obey beside its order by value. `docs/shelf-rules.md` tells what each one does."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    most_per_brand: Annotated[int, Field(ge=1)] | None = None
+    """Items of one brand on a shelf, at most; absent for no limit."""
+    diversity: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """How unlike each other the items of a shelf shall be: 0 as it comes, 0.1 a little, 1 nothing else."""
+    new_items: Annotated[float, Field(ge=0, le=0.5)] = 0.05
+    """Share of a shelf's places that is given to new items few have met yet: 0.05 is one of twenty."""
+    bought_again: dict[str, Annotated[int, Field(ge=0)]] = Field(default_factory=dict)
+    """Category → days for which an item is left off the shelf of a shopper who bought it, where they shall
+    not be learnt from the shop's own log; `"*"` for all categories not named."""
+
+
 class Shop(BaseModel):
     """The shop's decisions, one YAML file (`home/shop.yaml`)."""
 
@@ -57,6 +73,8 @@ class Shop(BaseModel):
     recipe: str = "nightly"
     """Training recipe: a name in `assets/model/recipes/`, or the path of a YAML file."""
     values: Values = Values()
+    rules: ShelfRules = ShelfRules()
+    """Brands, diversity, new items, and what was bought already."""
     shelf_size: Annotated[int, Field(ge=1, le=1000)] = 20
     """Recommendations per shopper."""
     keep_shelves: Annotated[int, Field(ge=1)] = 7

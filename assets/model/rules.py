@@ -98,15 +98,18 @@ def fit_rules(data: Interactions, config: Mapping[str, Any]) -> Rules:
 
     Of the visits (shopper and day) that come d days after a purchase, in how many is the item bought again?
     That is compared with how often a typical item of a shelf is bought in a visit of people who have bought
-    before. Where x are bought again and e would be at the typical rate, x / e says how many times as often; an
-    item is held back from the day after its purchase on for as long as that lies below `CLEARLY_BELOW`, in
+    before. Where x are bought again and e would be at the typical rate, x / e says how many times as often.
+    An item is held back from the day after its purchase on for as long as that lies below `CLEARLY_BELOW`, in
     buckets of days. With little data:
 
-        shop(bucket)      = (Σ x + STRENGTH · prior) / (Σ e + STRENGTH),  prior = 0 in the first week, then 1
-        category(bucket)  = (x + STRENGTH · shop) / (e + STRENGTH)
+        shop(period)     = drawn(all of it, prior),              prior: 0 in the first week, 1 after it
+        shop(bucket)     = drawn(its bucket, shop(period))
+        category(period) = drawn(its period, shop(period))
+        category(bucket) = drawn(its bucket, shop(bucket) · category(period) / shop(period))
 
-    (the means of gamma priors on Poisson rates), so a category without evidence follows the shop, and a shop
-    without evidence holds back for `WITHOUT_EVIDENCE` days.
+    with drawn(counts, towards) = (x + STRENGTH · towards) / (e + STRENGTH), the mean of a Poisson rate under
+    a gamma prior. So a bucket without evidence follows its period, a category without evidence the shop, and
+    a shop without evidence holds back for `WITHOUT_EVIDENCE` days.
 
     Args:
         data: what may be known. Nothing later than the day before the test day.
@@ -114,9 +117,14 @@ def fit_rules(data: Interactions, config: Mapping[str, Any]) -> Rules:
     """
     categories, category = np.unique(data.categories.astype(str), return_inverse=True)
     bought, expected = _again(data, category, len(categories))
-    prior = np.array([0.0 if last <= WITHOUT_EVIDENCE else 1.0 for _, last in BUCKETS])
-    shop = (bought.sum(axis=0) + STRENGTH * prior) / (expected.sum(axis=0) + STRENGTH)
-    each = (bought + STRENGTH * shop) / (expected + STRENGTH)
+    shop, each = np.zeros(len(BUCKETS)), np.zeros(bought.shape)
+    early = np.array([last <= WITHOUT_EVIDENCE for _, last in BUCKETS])
+    for period, prior in ((early, 0.0), (~early, 1.0)):
+        x, e = bought[:, period], expected[:, period]
+        whole = _drawn(x.sum(), e.sum(), prior)
+        shop[period] = _drawn(x.sum(axis=0), e.sum(axis=0), whole)
+        own = _drawn(x.sum(axis=1), e.sum(axis=1), whole) / max(whole, 1e-12)
+        each[:, period] = _drawn(x, e, shop[period] * own[:, None])
     otherwise = _held_days(shop[None])[0]
     held = {
         str(name): int(days)
@@ -300,6 +308,11 @@ def _typical_rate(bought: Log, visits: Ints, items: int) -> float:
         sold += int(np.isin(counted.item[counted.day % 2 == odd], best).sum())
         chances += best_sellers * int((returning % _DAYS % 2 == odd).sum())
     return sold / max(chances, 1)
+
+
+def _drawn(bought: Any, expected: Any, towards: Any) -> Any:
+    """Times the typical rate, drawn towards another figure where little is expected; numbers or arrays."""
+    return (bought + STRENGTH * towards) / (expected + STRENGTH)
 
 
 def _held_days(times: Floats) -> Ints:

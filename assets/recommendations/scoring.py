@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import uuid
 from collections.abc import Callable, Mapping
@@ -16,7 +17,8 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from assets.model.snapshot import snapshot_of
+from assets.model.rules import NEW_DAYS, Rules
+from assets.model.snapshot import Snapshot, snapshot_of
 from resources.home import Home
 from resources.model_store import ModelStore
 
@@ -33,7 +35,8 @@ class Scores:
 
     path: Path
     manifest: Mapping[str, Any]
-    """day, model_version, snapshot_id, shelf_size, items (in the catalogue), rows and sha256 of each file."""
+    """day, model_version, snapshot_id, shelf_size, rules in force, items (in the catalogue), rows and sha256
+    of each file."""
 
     @classmethod
     def of(cls, home: Home, day: date) -> Scores:
@@ -106,6 +109,7 @@ def write_scores(
         "model_version": model_version,
         "snapshot_id": snapshot_id,
         "shelf_size": size,
+        "rules": Rules.from_dict(recommender.params.get("rules", {})).to_dict(),
         "items": len(recommender.data.item_ids),
         "rows": {file: table.num_rows for file, table in tables.items()},
         "sha256": {file: hashlib.sha256((aside / file).read_bytes()).hexdigest() for file in tables},
@@ -121,8 +125,9 @@ def audit_scores(home: Home, day: date) -> list[str]:
     Checked against the files themselves and the snapshot, not against the code that wrote them: there is a
     recommendation at all; the files are those of the manifest; ranks run from 1 without gap or repetition, to
     the shelf's size unless fewer items are left; no item twice on a shelf; probabilities in [0, 1] and in
-    order; scores finite and never rising; every item known and in stock; every shopper with events has a
-    shelf.
+    order; scores finite, and never rising but where a rule of the manifest says so; every item known, in
+    stock, and not held back because it was bought lately; no brand above its limit before all else is shown;
+    every shopper with events has a shelf.
     """
     scores, snapshot = Scores.of(home, day), snapshot_of(home, day)
     wrong = [
@@ -140,24 +145,56 @@ def audit_scores(home: Home, day: date) -> list[str]:
         wrong.append(
             f"scored on snapshot {scores.manifest['snapshot_id']}, but that of {day} is {snapshot.id}"
         )
+    rules = Rules.from_dict(scores.manifest.get("rules", {}))
+    names = {
+        "k": scores.manifest["shelf_size"],
+        "day": day,
+        "most": rules.most_per_brand,
+        "diversity": rules.diversity,
+        "kept": rules.places_for_new(scores.manifest["shelf_size"]),
+        "new_days": NEW_DAYS,
+    }
     with duckdb.connect(":memory:") as connection:
-        connection.register("recs", recommendations)
+        connection.register("scored", recommendations)
         connection.register("neighbors", scores.table(SIMILAR))
-        connection.register("items", snapshot.table("items"))
-        connection.register("events", snapshot.table("events"))
         connection.register("behaviors", snapshot.table("behaviors"))
+        connection.register("events", snapshot.table("events"))
+        connection.register("items", _with_days_held_back(snapshot, rules))
+        for statement in _PREPARED:
+            connection.execute(statement, _used(names, statement))
         for sentence, query in _AUDITS:
-            names = {"k": scores.manifest["shelf_size"], "day": day}
-            used = {name: value for name, value in names.items() if f"${name}" in query}
-            found = connection.execute(f"SELECT count(*) FROM ({query})", used).fetchone()
+            found = connection.execute(f"SELECT count(*) FROM ({query})", _used(names, query)).fetchone()
             if found and found[0]:
                 wrong.append(f"{found[0]:,} {sentence}")
     return wrong
 
 
+def _used(names: Mapping[str, Any], query: str) -> dict[str, Any]:
+    """Those of the names that a query speaks of: DuckDB takes no others."""
+    return {name: value for name, value in names.items() if re.search(rf"\${name}\b", query)}
+
+
+def _with_days_held_back(snapshot: Snapshot, rules: Rules) -> pa.Table:
+    """The items, and for how many days a purchase holds each of them back."""
+    items = snapshot.table("items")
+    days = [rules.days(category or "") for category in items["category"].to_pylist()]
+    return items.append_column("days_held_back", pa.array(days, pa.int32()))
+
+
+_PREPARED = (
+    """CREATE TABLE held AS
+        SELECT DISTINCT user_key, item_id FROM behaviors JOIN items USING (item_id)
+        WHERE purchases > 0 AND day > $day - days_held_back""",
+    """CREATE TABLE recs AS
+        SELECT scored.*,
+            coalesce(brand, '') <> ''
+                AND $most < row_number() OVER (PARTITION BY user_key, brand ORDER BY rank) AS above_limit,
+            rank > $k - $kept AND first_seen_day > $day - $new_days::INTEGER AS shown_as_new
+        FROM scored LEFT JOIN items USING (item_id)""",
+)
 _AUDITS = (
     ("row(s) without a key, rank, item, score, probability, value, reason or version", """
-        SELECT 1 FROM recs WHERE list_bool_or([c IS NULL FOR c IN [
+        SELECT 1 FROM scored WHERE list_bool_or([c IS NULL FOR c IN [
             day::VARCHAR, user_key, rank::VARCHAR, item_id, score::VARCHAR, p_browse::VARCHAR,
             p_click::VARCHAR, p_purchase::VARCHAR, value::VARCHAR, reason, model_version, snapshot_id]])"""),
     ("shelf/shelves whose ranks do not run 1, 2, 3, …", """
@@ -167,10 +204,20 @@ _AUDITS = (
     ("row(s) with a probability outside [0, 1] or P(purchase) ≤ P(click) ≤ P(browse) broken", """
         SELECT 1 FROM recs WHERE NOT (0 <= p_purchase AND p_purchase <= p_click AND p_click <= p_browse
             AND p_browse <= 1)"""),
-    ("row(s) whose score is not finite, or above that of the rank before", """
-        SELECT 1
-        FROM (SELECT score, lag(score) OVER (PARTITION BY user_key ORDER BY rank) AS before FROM recs)
-        WHERE NOT isfinite(score) OR score > before + 1e-9"""),
+    ("row(s) whose score is not finite", "SELECT 1 FROM recs WHERE NOT isfinite(score)"),
+    ("row(s) whose score is above that of the rank before, though no rule put them there", """
+        SELECT 1 FROM (
+            SELECT score, CASE WHEN $diversity > 0 THEN first_value(score) OVER shelf
+                ELSE lag(score) OVER shelf END AS before
+            FROM recs WHERE NOT coalesce(above_limit, false) AND NOT coalesce(shown_as_new, false)
+            WINDOW shelf AS (PARTITION BY user_key ORDER BY rank))
+        WHERE score > before + 1e-9"""),
+    ("row(s) within the limit of their brand behind one above it", """
+        SELECT 1 FROM recs
+        JOIN (SELECT user_key, min(rank) AS first FROM recs WHERE above_limit GROUP BY ALL) USING (user_key)
+        WHERE rank > first AND NOT above_limit"""),
+    ("row(s) with an item that the shopper bought too lately", """
+        SELECT 1 FROM recs SEMI JOIN held USING (user_key, item_id)"""),
     ("row(s) with an item that the snapshot does not know or that is out of stock", """
         SELECT 1 FROM recs
         ANTI JOIN (SELECT item_id FROM items WHERE coalesce(in_stock, true)) USING (item_id)"""),
@@ -178,8 +225,7 @@ _AUDITS = (
     ("shelf/shelves missing, or shorter or longer than they should be", """
         WITH stocked AS (SELECT item_id FROM items WHERE coalesce(in_stock, true)),
         bought AS (
-            SELECT user_key, count(DISTINCT item_id) AS n FROM behaviors SEMI JOIN stocked USING (item_id)
-            WHERE purchases > 0 AND day > $day - 7 GROUP BY user_key),
+            SELECT user_key, count(*) AS n FROM held SEMI JOIN stocked USING (item_id) GROUP BY user_key),
         shoppers AS (
             SELECT DISTINCT user_key FROM events SEMI JOIN items USING (item_id) WHERE user_key IS NOT NULL
             UNION ALL SELECT ''),

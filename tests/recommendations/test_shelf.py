@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import multiprocessing
 import os
 import stat
@@ -11,12 +13,16 @@ from multiprocessing.synchronize import Event as Flag
 from pathlib import Path
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from assets.recommendations.scoring import RECOMMENDATIONS, SIMILAR, audit_scores
+from assets.model.recommender import Recommender
+from assets.model.rules import Rules, arrange
+from assets.model.snapshot import snapshot_of
+from assets.recommendations.scoring import RECOMMENDATIONS, SIMILAR, Scores, _stamped, audit_scores
 from assets.recommendations.shelf import (
     NoShelfError,
     ShelfAuditError,
@@ -32,7 +38,8 @@ from assets.recommendations.shelf import (
 )
 from resources.home import Home
 from resources.identity import IdentityKey
-from tests.model.worlds import Event
+from resources.model_store import ModelStore
+from tests.model.worlds import Event, World
 from tests.recommendations.homes import as_of, make_home, make_night, some_world
 
 WORLD = some_world(days=9)
@@ -115,6 +122,89 @@ def test_the_audit_finds_an_item_that_ran_out(home):
     for file in (RECOMMENDATIONS, SIMILAR):
         pq.write_table(scores.table(file), other.scores / str(scores.day) / file)
     assert any("out of stock" in sentence for sentence in audit_scores(other, scores.day))
+
+
+class Colourful(World):
+    """A shop of two brands and two categories, a month old."""
+
+    def _items(self) -> pa.Table:
+        table = super()._items()
+        for name, values in (("brand", ["Acme", "Bolt"]), ("category", ["Food", "Wardrobes"])):
+            column = pa.array([values[int(item[1:]) % 2] for item in self.items], pa.string())
+            table = table.set_column(table.column_names.index(name), name, column)
+        return table
+
+
+def colourful() -> Colourful:
+    """Three items are new. Of both categories, u03 bought something two weeks ago and still looks at it."""
+    plain = replace(some_world(days=26), first_seen={f"i{n:02d}": 24 for n in (3, 7, 11)})
+    fond = [Event(day, "u03", item) for day in range(13, 26) for item in ("i04", "i05")]
+    bought = [replace(event, day=12, behavior="purchase") for event in fond[:2]]
+    late = [e for e in plain.events if e.item not in plain.first_seen]
+    return Colourful(**{**vars(plain), "events": [*late, *fond, *bought]})
+
+
+def arranged(home: Home, rules: Rules) -> Scores:
+    """A night whose shelves are arranged by `rules`, as its manifest says."""
+    world = colourful()
+    scores = make_night(home, world)
+    version = scores.manifest["model_version"]
+    snapshot = snapshot_of(home, scores.day)
+    made = Recommender.load(ModelStore(home).path(version), snapshot, world.vectors, world.items)
+    everything = made.recommend(None, len(world.items))
+    row = np.unique(everything["user_key"].to_pylist(), return_inverse=True)[1]
+    item = np.searchsorted(made.data.item_ids, everything["item_id"].to_pylist())
+    chosen = arrange(made.data, row, item, everything["score"].to_numpy(), 5, rules)
+    table = _stamped(everything.take(chosen), scores.day, version, snapshot.id)
+    _, size = np.unique(row[chosen], return_counts=True)
+    rank = pa.array(np.concatenate([np.arange(1, n + 1) for n in size]), pa.int32())
+    rewrite(scores, table.set_column(table.column_names.index("rank"), "rank", rank), rules)
+    return Scores.of(home, scores.day)
+
+
+def rewrite(scores: Scores, table: pa.Table, rules: Rules) -> None:
+    pq.write_table(table, scores.path / RECOMMENDATIONS)
+    digest = hashlib.sha256((scores.path / RECOMMENDATIONS).read_bytes()).hexdigest()
+    sha256 = {**scores.manifest["sha256"], RECOMMENDATIONS: digest}
+    manifest = {**scores.manifest, "sha256": sha256, "rules": rules.to_dict()}
+    (scores.path / "manifest.json").write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize(
+    ("rules", "visible"),
+    [
+        (Rules(most_per_brand=1), True),
+        (Rules(diversity=0.5), True),
+        (Rules(new_items=0.4), False),  # they are the last anyway
+        (Rules(most_per_brand=1, diversity=0.3, new_items=0.4), True),
+    ],
+    ids=["brands", "diversity", "new items", "all"],
+)
+def test_the_audit_passes_what_a_rule_has_moved_and_finds_it_without_the_rule(home, rules, visible):
+    scores = arranged(home, rules)
+    assert audit_scores(home, scores.day) == []
+    rewrite(scores, scores.table(RECOMMENDATIONS), Rules())
+    assert visible == any(
+        "though no rule put them there" in found for found in audit_scores(home, scores.day)
+    )
+
+
+def test_the_audit_finds_a_brand_above_its_limit(home):
+    scores = arranged(home, Rules())
+    rewrite(scores, scores.table(RECOMMENDATIONS), Rules(most_per_brand=1))
+    assert any("within the limit of their brand" in found for found in audit_scores(home, scores.day))
+
+
+def test_the_audit_goes_by_the_days_of_each_category(home):
+    """Shelves made with seven days for all: too short a time for wardrobes, and too long for food."""
+    scores = arranged(home, Rules())
+    table = scores.table(RECOMMENDATIONS)
+    rewrite(scores, table, Rules(held={"Food": 0}))
+    assert audit_scores(home, scores.day) == []
+    rewrite(scores, table, Rules(held={"Wardrobes": 30}))
+    assert any("bought too lately" in found for found in audit_scores(home, scores.day))
+    rewrite(scores, table, Rules(bought_again={"*": 30}))
+    assert any("bought too lately" in found for found in audit_scores(home, scores.day))
 
 
 def test_a_night_without_scores_says_what_to_do(home):
