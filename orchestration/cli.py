@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -216,15 +217,11 @@ def backfill(
     tables: Annotated[bool, typer.Option("--tables", help="Only the SQL stages.")] = False,
 ) -> None:
     """Make past days again: tables as one run for the window, then model and shelf day by day."""
-    from orchestration.nights import BACKFILL_TAG, days_between, first_night
-    from orchestration.runs import of_day, of_window
+    from orchestration.backfill import make_model, make_shelf, make_tables, tag_of, take_in
+    from orchestration.nights import days_between, first_night
 
     home, console = _home(), _console()
-    begin, end = first.date(), last.date()
-    if begin > end:
-        raise NextStepError(f"{begin} lies after {end}. Write the earlier day first.")
-    _require_ended(home, begin)
-    _require_ended(home, end)
+    begin, end = _window(home, first, last)
     nights = [] if tables else days_between(max(begin, first_night(home.shop)), end)
     if dry_run:
         console.print("ingest            every file that waits in the drop folder")
@@ -232,13 +229,45 @@ def backfill(
         for day in nights:
             console.print(f"training, shelf   {day}")
         return
-    tag = {BACKFILL_TAG: f"{begin} to {end}"}
+    tag = tag_of(begin, end)
     with _instance(home) as instance:
-        _run(instance, "ingest", tag, "Taking in files")
-        _run(instance, "warehouse", of_window(begin, end) | tag, f"The tables of {begin} to {end}")
+        run = partial(_run, instance)
+        take_in(run, home, tag)
+        make_tables(run, begin, end, tag)
         for day in nights:
-            _run(instance, "training", of_day(day) | tag, f"The model of {day}")
-            _run(instance, "recommendations", of_day(day) | tag, f"The shelf of {day}")
+            make_model(run, day, tag)
+            make_shelf(run, day, tag)
+
+
+@app.command()
+def backtest(
+    first: Annotated[datetime, typer.Argument(formats=["%Y-%m-%d"], metavar="FROM")],
+    last: Annotated[datetime, typer.Argument(formats=["%Y-%m-%d"], metavar="TO")],
+    again: Annotated[bool, typer.Option("--again", help="Make tables and nights anew.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="The picture, a .png; else home/backtest/FROM_TO.png.", dir_okay=False)
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would run.")] = False,
+) -> None:
+    """Quality of each night beside its opponents: makes the nights that are missing, then shows them all."""
+    from assets.recommendations.history import write_history
+    from orchestration.backtest import NAMES, Backtest, history_page
+
+    home, console = _home(), _console()
+    begin, end = _window(home, first, last)
+    if out and out.suffix != ".png":
+        raise NextStepError(f"{out} is no .png. Name the picture like: --out backtest.png")
+    with _instance(home) as instance:
+        test = Backtest(home, instance, begin, end, run=partial(_run, instance), say=_say)
+        if dry_run:
+            for line in test.plan(again):
+                console.print(line, highlight=False)
+            return
+        found = test.go(again)
+    picture = out or test.picture
+    figures = write_history(found, picture, NAMES)
+    console.print(history_page(found))
+    console.print(f"The picture: {picture}  The figures: {figures}", highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -336,6 +365,16 @@ def _require_ended(home: Home, day: date) -> None:
         )
 
 
+def _window(home: Home, first: datetime, last: datetime) -> tuple[date, date]:
+    """The days from FROM to TO, in order and over."""
+    begin, end = first.date(), last.date()
+    if begin > end:
+        raise NextStepError(f"{begin} lies after {end}. Write the earlier day first.")
+    _require_ended(home, begin)
+    _require_ended(home, end)
+    return begin, end
+
+
 def _require_free(port: int) -> None:
     import socket
 
@@ -360,6 +399,10 @@ def _instance(home: Home) -> Iterator[DagsterInstance]:
         for run in fail_lost_runs(instance, home):
             _console().print(f"Run {run[:8]} was cut short and is marked as failed.")
         yield instance
+
+
+def _say(text: str) -> None:
+    _console().print(text, highlight=False, markup=False)
 
 
 def _run(instance: DagsterInstance, job: str, tags: dict[str, str], what: str) -> Outcome:

@@ -1,0 +1,58 @@
+"""What is run to make days again: files, tables of a window, then a model and a shelf per day.
+
+`nightshelf backfill` and `nightshelf backtest` go through here, so that both make the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import date
+from typing import Protocol
+
+from assets.logs.drop import fingerprint, whole_files
+from orchestration.nights import BACKFILL_TAG
+from orchestration.runs import of_day, of_window
+from resources.home import Home
+
+DROP_TAG = "nightshelf/drop"
+"""Run tag that says which files lay in the drop folder when they were taken in."""
+
+
+class Run(Protocol):
+    """Runs a job to its end: `orchestration.progress.watched` with all but these filled in.
+
+    Raises:
+        orchestration.runs.RunFailedError: the run did not succeed.
+    """
+
+    def __call__(self, job: str, tags: dict[str, str], what: str) -> object: ...
+
+
+def tag_of(first: date, last: date) -> dict[str, str]:
+    """Tag of all runs of one backfill; while one of them is at work, sensors stand back."""
+    return {BACKFILL_TAG: f"{first} to {last}"}
+
+
+def drop_tag(home: Home) -> dict[str, str]:
+    """Names the files that lie in the drop folder, and the sources that they are read by."""
+    return {DROP_TAG: fingerprint([*whole_files(home.drop), *sorted(home.sources.glob("*.yaml"))])[:16]}
+
+
+def take_in(run: Run, home: Home, tag: Mapping[str, str]) -> None:
+    """Take in every whole file that waits in the drop folder."""
+    run("ingest", {**drop_tag(home), **tag}, "Taking in files")
+
+
+def make_tables(run: Run, first: date, last: date, tag: Mapping[str, str]) -> None:
+    """The tables of a window, both ends included, in one run."""
+    run("warehouse", {**of_window(first, last), **tag}, f"The tables of {first} to {last}")
+
+
+def make_model(run: Run, day: date, tag: Mapping[str, str]) -> None:
+    """Snapshot, model, evaluation and gate as of a day."""
+    run("training", {**of_day(day), **tag}, f"The model of {day}")
+
+
+def make_shelf(run: Run, day: date, tag: Mapping[str, str]) -> None:
+    """Scores and shelf as of a day, with the model that serves, and what became of the shelf before."""
+    run("recommendations", {**of_day(day), **tag}, f"The shelf of {day}")
