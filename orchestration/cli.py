@@ -334,6 +334,26 @@ def undo() -> None:
     _console().print(f"The shelf of {shelf.day} is published again.{forward}")
 
 
+@app.command()
+def rollback(
+    version: Annotated[
+        str | None, typer.Argument(metavar="[VERSION]", help="The model that served before, if not given.")
+    ] = None,
+    reason: Annotated[str, typer.Option(help="Why, for the record.")] = "",
+) -> None:
+    """Put a previous model back, from the newest night on, whatever the gate said of that night."""
+    from resources.model_store import ModelStore
+
+    done = ModelStore(_home()).roll_back(version, reason)
+    _console().print(
+        f"{done.version} serves from the night of {done.day} on, instead of {done.instead_of}, until a "
+        "candidate of a later night passes the gate against it.\n"
+        "What is published is still the shelf as it was. To put the shelf before it back at once: nightshelf "
+        f"undo. Next: nightshelf night {done.day}, which publishes a shelf of this model.",
+        highlight=False,
+    )
+
+
 def _home() -> Home:
     from resources.home import Home
 

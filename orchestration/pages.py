@@ -206,7 +206,13 @@ def _champion(home: Home) -> str:
     from resources.model_store import ModelStore
 
     champion = ModelStore(home).champion()
-    return f"{champion.version}, as of the night of {champion.day}" if champion else "none yet"
+    if champion is None:
+        return "none yet"
+    back = champion.rollback
+    by_hand = (
+        f", put back by hand instead of {back.instead_of}: {back.reason or 'no reason given'}" if back else ""
+    )
+    return f"{champion.version}, as of the night of {champion.day}{by_hand}"
 
 
 def _shelf(home: Home) -> str:

@@ -6,7 +6,8 @@ manifest's own hash, so a bundle whose manifest was rewritten does not pass eith
 ```
 models/<version>/          a bundle: manifest.json and what it names
 models/by_day/<D>.json     the candidate trained for night D: {"version": …}
-models/champions/<D>.json  what serves after night D, and why
+models/champions/<D>.json  the gate's verdict of night D: what serves after it, and why
+models/rollbacks/<D>.json  what people have put back by hand from night D on, every time: the last one holds
 models/.staging/           folders in the making
 ```
 """
@@ -21,7 +22,7 @@ import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +44,33 @@ class BundleError(ValueError):
     """A folder cannot become a bundle, or a bundle holds what none may hold; the message says which file."""
 
 
+class RollbackError(LookupError):
+    """A model cannot be put back; the message says why, and what can be done."""
+
+
+@dataclass(frozen=True)
+class Rollback:
+    """A model put back by hand. It serves from `day` on, whatever the gate says of that day's candidates."""
+
+    day: date
+    """The newest night at the time."""
+    version: str
+    instead_of: str
+    """What served until then."""
+    reason: str
+    """In the words of whoever did it; may be empty."""
+    at: str
+    """When it was done: UTC, ISO 8601."""
+
+    @property
+    def words(self) -> str:
+        why = f": {self.reason}" if self.reason else ""
+        return (
+            f"{self.version} was put back by hand instead of {self.instead_of} ({self.at[:16]} UTC){why}. It "
+            "serves until a candidate of a later night passes the gate."
+        )
+
+
 @dataclass(frozen=True)
 class Champion:
     """What serves after a night, and why."""
@@ -55,6 +83,9 @@ class Champion:
     promoted: bool
     """Whether the candidate is what serves."""
     reasons: tuple[str, ...]
+    """The gate's, after the rollback's where there was one."""
+    rollback: Rollback | None = None
+    """Where it was put back by hand in this night."""
 
 
 class ModelStore:
@@ -139,17 +170,23 @@ class ModelStore:
         return str(json.loads(file.read_text(encoding="utf-8"))["version"])
 
     def champion(self, day: date | None = None) -> Champion | None:
-        """What serves after the newest night up to and including `day` (of all nights where absent)."""
+        """What serves after the newest night up to and including `day` (of all nights where absent).
+
+        What was put back by hand in a night goes before the verdict of that night.
+        """
         for file in reversed(self._records()):
             if day is None or date.fromisoformat(file.stem) <= day:
                 record = json.loads(file.read_text(encoding="utf-8"))
-                if record["version"]:
+                back = next(reversed(self.rollbacks(date.fromisoformat(file.stem))), None)
+                version = back.version if back else record["version"]
+                if version:
                     return Champion(
                         day=date.fromisoformat(record["day"]),
-                        version=record["version"],
+                        version=version,
                         candidate=record["candidate"],
-                        promoted=record["promoted"],
-                        reasons=tuple(record["reasons"]),
+                        promoted=version == record["candidate"],
+                        reasons=(*([back.words] if back else []), *record["reasons"]),
+                        rollback=back,
                     )
         return None
 
@@ -159,6 +196,8 @@ class ModelStore:
 
     def promote(self, day: date, version: str, promoted: bool, reasons: Sequence[str]) -> Champion | None:
         """Record the verdict of a night; a verdict on the same day is replaced, other days stay as they are.
+
+        A rollback of the same night stays in force: the verdict is recorded, but what was put back serves.
 
         Args:
             version: the candidate.
@@ -173,11 +212,73 @@ class ModelStore:
         """
         self.path(version)
         incumbent = self.champion_before(day)
-        serving = version if promoted else incumbent.version if incumbent else ""
-        record = Champion(day, serving, version, promoted, tuple(reasons))
-        content = {**asdict(record), "day": day.isoformat(), "version": serving or None}
+        serving = version if promoted else incumbent.version if incumbent else None
+        content = {
+            "day": day.isoformat(),
+            "version": serving,
+            "candidate": version,
+            "promoted": promoted,
+            "reasons": list(reasons),
+        }
         _write_json(self.folder / "champions" / f"{day.isoformat()}.json", content)
-        return record if serving else None
+        return self.champion(day)
+
+    def rollbacks(self, day: date) -> list[Rollback]:
+        """What was put back by hand from the night of `day` on, in the order in which it was done."""
+        file = self.folder / "rollbacks" / f"{day.isoformat()}.json"
+        if not file.exists():
+            return []
+        entries = json.loads(file.read_text(encoding="utf-8"))
+        return [Rollback(**{**entry, "day": date.fromisoformat(entry["day"])}) for entry in entries]
+
+    def roll_back(self, version: str | None = None, reason: str = "") -> Rollback:
+        """Have another model serve from the newest night on. Earlier nights keep theirs.
+
+        Args:
+            version: a sealed bundle; None for the one that served before what serves now.
+            reason: in words, for the record.
+
+        Raises:
+            RollbackError: no model serves, none served before it, or `version` is unknown, serves already, or
+                knows days after the newest night.
+            TamperedBundleError: its files are not those that were sealed.
+        """
+        now = self.champion()
+        if now is None:
+            raise RollbackError(
+                "no model serves yet, so there is nothing to go back from: `nightshelf night`"
+            )
+        back = version or self._served_before(now)
+        if back == now.version:
+            raise RollbackError(f"{back} serves already, as of the night of {now.day}")
+        if back not in self.versions():
+            raise RollbackError(f"there is no model {back!r}; there are: {', '.join(self.versions())}")
+        if back[:10] > now.day.isoformat():
+            raise RollbackError(
+                f"{back} has learnt from days after {now.day}, the newest night with a verdict: it is a "
+                f"candidate, not a model to go back to. For its verdict run: nightshelf night {back[:10]}"
+            )
+        self.path(back)
+        at = datetime.now(UTC).replace(tzinfo=None).isoformat(timespec="seconds")
+        done = Rollback(now.day, back, now.version, reason, at)
+        entries = [{**asdict(one), "day": one.day.isoformat()} for one in (*self.rollbacks(now.day), done)]
+        _write_json(self.folder / "rollbacks" / f"{now.day.isoformat()}.json", entries)
+        return done
+
+    def _served_before(self, now: Champion) -> str:
+        """What served last of all that was trained before what serves now.
+
+        Not simply what served the night before: after a rollback, that is what people went back from.
+        """
+        before = self.champion_before(now.day)
+        while before and before.version[:10] >= now.version[:10]:
+            before = self.champion_before(before.day)
+        if before is None:
+            raise RollbackError(
+                f"no older model served before {now.version}: there is nothing to go back to. To have one "
+                f"serve by name: nightshelf rollback VERSION. There are: {', '.join(self.versions())}"
+            )
+        return before.version
 
     def _records(self) -> list[Path]:
         return sorted((self.folder / "champions").glob("[0-9]*.json"))

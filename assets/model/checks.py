@@ -8,18 +8,24 @@ from resources.home import Home
 
 @dg.asset_check(asset="champion_model", partitions_def=nights)
 def candidate_beats_incumbent_and_baselines(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
-    """The night's candidate passed the gate. If not, this warns and says why; a model still serves."""
+    """The night's candidate passed the gate. If not, this warns and says why; a model still serves.
+
+    It says so, too, where another model was put back by hand, which serves then in any case.
+    """
     from assets.model.evaluation import Evaluation
     from assets.model.gate import decide
     from assets.model.promotion import evaluations
+    from resources.model_store import ModelStore
 
     (day,) = days_of(context)
     decision = decide(Evaluation.load(evaluations(Home.current()), day))
+    champion = ModelStore(Home.current()).champion(day)
+    by_hand = [champion.rollback.words] if champion and champion.rollback else []
     return dg.AssetCheckResult(
         passed=decision.passed,
         severity=dg.AssetCheckSeverity.WARN,
-        description=" ".join(decision.reasons),
-        metadata={"promoted": decision.promote},
+        description=" ".join([*by_hand, *decision.reasons]),
+        metadata={"promoted": champion is not None and champion.version == champion.candidate},
     )
 
 

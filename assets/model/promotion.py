@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -56,6 +57,7 @@ def promote_night(home: Home, day: date, log: Log = lambda message: None) -> tup
 
     Where another candidate was trained since the evaluation, or another model serves before this night (days
     may be made in any order), it is measured again: the decision is always about what would serve now.
+    A model that was put back by hand in this very night serves in any case, and the decision says so.
 
     Raises:
         FileNotFoundError: the day was not evaluated.
@@ -72,9 +74,12 @@ def promote_night(home: Home, day: date, log: Log = lambda message: None) -> tup
         )
         evaluation = evaluate_night(home, day, log)
     decision = decide(evaluation)
+    champion = store.promote(day, evaluation.candidate, decision.promote, decision.reasons)
+    if champion and champion.rollback:
+        words = [f"The gate's verdict does not count: {champion.rollback.words}", *decision.reasons]
+        decision = replace(decision, promote=champion.promoted, reasons=words)
     for reason in decision.reasons:
         log(reason)
-    store.promote(day, evaluation.candidate, decision.promote, decision.reasons)
     return evaluation, decision
 
 

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from resources.home import Home
-from resources.model_store import BundleError, ModelStore, TamperedBundleError
+from resources.model_store import BundleError, ModelStore, RollbackError, TamperedBundleError
 
 D = date(2026, 1, 20)
 
@@ -153,3 +153,74 @@ def test_the_champion_is_the_last_candidate_promoted(verdicts: list[tuple[int, b
             expected = [version[n] for n, promoted in sorted(last.items()) if promoted and n <= asked]
             champion = store.champion(D + timedelta(asked))
             assert (champion.version if champion else None) == (expected[-1] if expected else None)
+
+
+def promoted(store: ModelStore, nights: int) -> list[str]:
+    """A champion for each of so many nights from `D` on."""
+    versions = [sealed(store, D + timedelta(n)) for n in range(nights)]
+    for n, version in enumerate(versions):
+        store.promote(D + timedelta(n), version, True, [f"better on night {n}"])
+    return versions
+
+
+def test_a_rollback_puts_the_model_before_back_from_the_newest_night_on(store: ModelStore) -> None:
+    first, second, third = promoted(store, 3)
+    done = store.roll_back(reason="too many lamps")
+    assert (done.version, done.instead_of, done.day) == (second, third, D + timedelta(2))
+    now = store.champion()
+    assert (now.version, now.promoted, now.candidate) == (second, False, third)
+    assert "too many lamps" in now.reasons[0] and now.reasons[1] == "better on night 2"
+    assert store.champion(D + timedelta(1)).version == second  # and earlier nights keep theirs
+    assert store.champion(D).version == first
+    assert store.champion(D + timedelta(1)).rollback is None
+
+
+def test_rolling_back_again_goes_back_a_model_at_a_time_until_there_is_none(store: ModelStore) -> None:
+    first, second, third = promoted(store, 3)
+    assert [store.roll_back().version for _ in range(2)] == [second, first]
+    with pytest.raises(RollbackError, match=rf"no older model served before {first}.*{third}"):
+        store.roll_back()
+    assert store.roll_back(third).instead_of == first  # and forward again, by name
+    assert store.champion().version == third and store.champion().promoted
+    assert [done.version for done in store.rollbacks(D + timedelta(2))] == [second, first, third]
+
+
+def test_nights_in_which_the_incumbent_stayed_are_passed_over(store: ModelStore) -> None:
+    first, second = promoted(store, 2)
+    for n in (2, 3):
+        store.promote(D + timedelta(n), sealed(store, D + timedelta(n)), False, ["worse"])
+    assert store.champion().version == second
+    assert store.roll_back().version == first
+
+
+def test_judging_the_night_again_does_not_undo_a_rollback_and_the_next_candidate_does(
+    store: ModelStore,
+) -> None:
+    _, second, third = promoted(store, 3)
+    store.roll_back()
+    again = store.promote(D + timedelta(2), third, True, ["better still"])
+    assert (again.version, again.promoted) == (second, False)
+    assert "put back by hand" in again.reasons[0] and again.reasons[1] == "better still"
+    night = D + timedelta(3)
+    assert store.champion_before(night).version == second  # the one that the next candidate has to beat
+    refused = store.promote(night, sealed(store, night), False, ["worse"])
+    assert (refused.version, refused.rollback) == (second, None)
+    better = store.promote(night, sealed(store, night), True, ["better"])
+    assert (better.version, better.rollback) == (store.candidate(night), None)
+
+
+def test_what_cannot_be_put_back_is_said(store: ModelStore) -> None:
+    with pytest.raises(RollbackError, match="no model serves yet"):
+        store.roll_back()
+    first, second = promoted(store, 2)
+    with pytest.raises(RollbackError, match=rf"no model '2026-01-01-00000000'; there are: {first}, {second}"):
+        store.roll_back("2026-01-01-00000000")
+    with pytest.raises(RollbackError, match="serves already"):
+        store.roll_back(second)
+    ahead = sealed(store, D + timedelta(2))
+    with pytest.raises(RollbackError, match="learnt from days after 2026-01-21"):
+        store.roll_back(ahead)
+    (store.path(first) / "config.json").write_text("{}")
+    with pytest.raises(TamperedBundleError, match=r"config\.json was changed"):
+        store.roll_back()
+    assert store.champion().version == second and store.rollbacks(D + timedelta(1)) == []
