@@ -259,7 +259,7 @@ def test_no_reason_is_made_up():
         told[name] = {row["item_id"]: (row["reason"], row["reason_item_id"]) for row in rows}
         assert told[name]["a"] == ("You came back to this", "a"), name
         assert told[name]["unmet"] == ("From our catalogue", None), name
-    assert told["popularity_7d"]["b"] == ("Popular this week", None)
+    assert told["popularity_7d"]["b"] == ("Popular in Things", None)
     assert told["text"]["b"] == told["revisit"]["b"] == ("From our catalogue", None)
 
 
