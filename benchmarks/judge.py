@@ -151,8 +151,9 @@ def coverage_interval(top: Ints, items: int, seed: int, resamples: int = RESAMPL
         shown[top[random.integers(0, users, users)]] = True
         values.append(shown[:-1].sum() / items)
     low, high = np.quantile(values, [0.025, 0.975])
-    moved = coverage(top, items) - np.mean(values)
-    return [float(max(low + moved, 0.0)), float(min(high + moved, 1.0))]
+    share = coverage(top, items)
+    moved = share - np.mean(values)
+    return [float(np.clip(low + moved, 0.0, share)), float(np.clip(high + moved, share, 1.0))]
 
 
 def calibration(

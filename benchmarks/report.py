@@ -66,10 +66,14 @@ def table(report: Report, wide: bool = True) -> Table:
     result = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
     result.add_column("method", no_wrap=True)
     for name in [*(FIGURES[f] for f in names), "fit s", "score s", "MiB"]:
-        result.add_column(name, justify="right", overflow="fold")
+        result.add_column(name, justify="right")
+        if wide and name == FIGURES["ndcg@10"]:
+            result.add_column("95 %", no_wrap=True)
     for method in ranked(report):
         row = methods[method]
-        cells = [_figure(row, f, with_interval=wide and f == "ndcg@10") for f in names]
+        cells = [_figure(row.get(f)) for f in names]
+        if wide:
+            cells.insert(1, "–".join(_figure(end) for end in row["ndcg@10_interval"] or (None,)))
         took = [f"{row[f'{what}_seconds']:,.1f}" for what in ("fit", "score")]
         memory = row["peak_memory_mib"]
         style = "bold" if method == OURS else None
@@ -144,12 +148,8 @@ def commit() -> tuple[str | None, bool | None]:
     return head, not changes
 
 
-def _figure(row: dict[str, Any], name: str, with_interval: bool) -> str:
-    value = row.get(name)
-    if value is None:
-        return "–"
-    ends = row.get(f"{name}_interval")
-    return f"{value:.4f} ({ends[0]:.4f}–{ends[1]:.4f})" if with_interval and ends else f"{value:.4f}"
+def _figure(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
