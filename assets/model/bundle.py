@@ -20,6 +20,7 @@ import numpy as np
 from assets.model.recipe import load_recipe, recipe_file
 from assets.model.report import report_table
 from assets.model.snapshot import Snapshot, snapshot_of
+from assets.model.train import SEQUENCE_DEV
 from assets.model.vectors import item_vectors
 from resources.devices import CPU, Device, lease_device
 from resources.home import Home
@@ -193,19 +194,37 @@ def _event(line: str) -> dict[str, Any]:
 def _add_recommender(folder: Path, snapshot: Snapshot, home: Home, log: Log) -> None:
     from safetensors.numpy import save_file
 
+    from assets.model.interactions import Interactions, dev_day, hold_out
     from assets.model.recommender import fit_recommender
+    from assets.model.sequence import SequenceModel
 
     items = snapshot.table("items").select(["item_id", "text"]).to_pydict()
     vectors = item_vectors(folder / "encoder", [text or "" for text in items["text"]], home.vectors, log)
     save_file({"vectors": np.ascontiguousarray(vectors)}, folder / "item_vectors.safetensors")
     _write_json(folder / "item_ids.json", items["item_id"])
+    data = Interactions.of(snapshot, vectors, items["item_id"])
+    held = hold_out(data, dev_day(data))
+    known = folder / SEQUENCE_DEV
+    sequence = SequenceModel.load(known, held.past) if known.exists() else None
     log("fitting the recommender on the dev day")
-    values = home.shop.values.model_dump()
-    _write_json(folder / "recommender.json", fit_recommender(snapshot, vectors, items["item_id"], values))
+    shop = home.shop
+    fitted = fit_recommender(
+        held, shop.values.model_dump(), sequence, shop.rules.model_dump(), seed=0, log=log
+    )
+    fitted.write(folder)
+    known.unlink(missing_ok=True)  # it knows a day less than the one that serves
 
 
 def _write_json(file: Path, content: Any) -> None:
     file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _weights(recommender: Mapping[str, Any]) -> str:
+    """The channels that count most in the blend, in words."""
+    ranker = recommender.get("rankers", {}).get("browse", {"names": [], "weights": []})
+    weighed = zip(ranker["names"], ranker["weights"], strict=True)
+    channels = {name.removeprefix("log "): w for name, w in weighed if name.startswith("log ")}
+    return ", ".join(f"{name} {w:.2f}" for name, w in sorted(channels.items(), key=lambda c: -abs(c[1])))
 
 
 def _write_card(folder: Path, snapshot: Snapshot) -> None:
@@ -214,7 +233,7 @@ def _write_card(folder: Path, snapshot: Snapshot) -> None:
     recommender = json.loads((folder / "recommender.json").read_text(encoding="utf-8"))
     rows, recipe = snapshot.manifest["rows"], config["recipe"]
     base = "sentence-transformers/all-MiniLM-L6-v2" if recipe["encoder"] == "default" else recipe["encoder"]
-    weights = ", ".join(f"{name} {weight:g}" for name, weight in recommender.get("weights", {}).items())
+    weights = _weights(recommender)
     chosen_on = recommender.get("dev", {}).get("day", "the dev day")
     settings = "\n".join(f"- {name}: {value}" for name, value in recipe.items() if value is not None)
     text = f"""# Model of {config["cut_off"]}
@@ -225,7 +244,7 @@ An encoder of product texts, fine-tuned on what shoppers did, and a recommender 
   {snapshot.manifest["cut_off"]}, {rows["items"]:,} products. Nothing later is in it.
 - Started from {base}; trained for {metrics["steps"]:,} steps on {config["device"]}
   (torch {config["torch"]}, transformers {config["transformers"]}).
-- Channels of the recommender and their weights, chosen on {chosen_on}: {weights or "none"}.
+- Learnt how to rank after {chosen_on}. Weights of the channels in the blend: {weights or "none"}.
 
 ## What it predicts from a product's words
 

@@ -28,13 +28,13 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from assets.model.calibration import expected_calibration_error
-from assets.model.channels import Channel, CoVisitation, Matrix, Popularity, Revisit
+from assets.model.channels import Channel, CoVisitation, Ease, Matrix, Popularity, Revisit
 from assets.model.interactions import LEVELS, Floats, Interactions, Ints, blocks, hold_out, pair_matrix
 from assets.model.metrics import coverage, list_metrics, ranking_metrics, top_k
 from assets.model.recommender import OUTCOMES, Recommender, Values
 
 CANDIDATE, INCUMBENT, SHELF = "nightshelf", "incumbent", "shelf"
-BASELINES = ("popularity", "popularity_7d", "co_visitation", "revisit")
+BASELINES = ("popularity", "popularity_7d", "co_visitation", "ease", "revisit")
 K = 10
 
 
@@ -194,7 +194,7 @@ def paired_bootstrap(difference: Floats, resamples: int = 1000, seed: int = 0) -
 
 
 def _baselines(past: Interactions) -> Iterator[Channel]:
-    for channel in (Popularity(), Popularity(days=7), CoVisitation(), Revisit()):
+    for channel in (Popularity(), Popularity(days=7), CoVisitation(), Ease(), Revisit()):
         channel.fit(past)
         yield channel
 
@@ -252,13 +252,13 @@ def _means(figures: dict[str, NDArray[np.float64]]) -> dict[str, float]:
 def _calibration(
     serving: Recommender, data: Interactions, day: date, shelf: int = 20
 ) -> dict[str, dict[str, float]]:
-    """The first `shelf` candidates of everyone with a history, against what they did on the test day."""
+    """The shelves of everyone with a history, against what they did on the test day."""
     items = len(data.item_ids)
     p, pairs = [np.zeros((0, len(OUTCOMES)))], [np.zeros(0, np.int64)]
     for block in blocks(serving.data.known_users, items):
-        row, item, fused = serving.candidates(block, shelf)
-        p.append(serving.probabilities(block[row], item, fused))
-        pairs.append(block[row] * items + item)
+        shown = serving.ranked(block, shelf)
+        p.append(shown.p)
+        pairs.append(block[shown.row] * items + shown.item)
     told, pair = np.concatenate(p), np.concatenate(pairs)
     result = {}
     for column, name in enumerate(OUTCOMES):

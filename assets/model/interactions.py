@@ -55,16 +55,6 @@ class Log:
 
 
 @dataclass(frozen=True)
-class Pairs:
-    """Daily co-visitation: `item` was followed (or, at half weight, preceded) by `other`."""
-
-    day: Ints
-    item: Ints
-    other: Ints
-    weight: Floats
-
-
-@dataclass(frozen=True)
 class Counts:
     """Daily popularity: shoppers who met the item on the day."""
 
@@ -84,13 +74,19 @@ class Histories:
     """Strongest behaviour of the user with the item so far."""
     events: Ints
     """How often the user met the item."""
+    age: Ints
+    """Moments (times at which the user met something for the last time) since: the newest is 0. What was
+    bought in one basket has one age."""
+    at: Ints
+    """When the user met the item last."""
 
     def expand(self, users: Ints, most: int) -> tuple[Ints, Ints, Ints]:
-        """The `most` newest items of each user, flat: row (place in `users`), age (0 = newest), position."""
+        """The `most` newest items of each user, flat: row (place in `users`), age in moments, position."""
         length = np.minimum(self.start[users + 1] - self.start[users], most)
         row = np.repeat(np.arange(len(users)), length)
-        age = np.arange(len(row)) - np.repeat(np.cumsum(length) - length, length)
-        return row, age, np.repeat(self.start[users], length) + age
+        place = np.arange(len(row)) - np.repeat(np.cumsum(length) - length, length)
+        position = np.repeat(self.start[users], length) + place
+        return row, self.age[position], position
 
 
 @dataclass(frozen=True)
@@ -119,7 +115,6 @@ class Interactions:
     """[items, dimensions], rows of length 1 (or 0 where there is no text)."""
     events: Log
     behaviors: Log
-    pairs: Pairs
     counts: Counts
 
     @classmethod
@@ -127,7 +122,7 @@ class Interactions:
         """Read a snapshot.
 
         Args:
-            snapshot: its `events`, `behaviors`, `items`, `pairs` and `popularity` are read.
+            snapshot: its `events`, `behaviors`, `items` and `popularity` are read.
             vectors: [len(item_ids), dimensions], in the order of `item_ids`.
             item_ids: the items to recommend from. Rows about other items are left out.
 
@@ -146,13 +141,7 @@ class Interactions:
         items = items.take(place)
         events, behaviors = snapshot.table("events"), snapshot.table("behaviors")
         users = np.asarray(sorted(set(pc.unique(_strings(events["user_key"])).to_pylist()) - {None}), object)
-        pairs, popularity = snapshot.table("pairs"), snapshot.table("popularity")
-        day_a, a, b, weight = _known(
-            _days(pairs),
-            _index(pairs["item_id"], ids),
-            _index(pairs["other_item_id"], ids),
-            _floats(pairs["weight"]),
-        )
+        popularity = snapshot.table("popularity")
         day_c, c, met = _known(
             _days(popularity), _index(popularity["item_id"], ids), _floats(popularity["users"])
         )
@@ -173,21 +162,19 @@ class Interactions:
             vectors=np.ascontiguousarray(np.asarray(vectors, np.float32)[order]),
             events=_log(events, users, ids, timed=True),
             behaviors=_log(behaviors, users, ids, timed=False),
-            pairs=Pairs(_ints(day_a), _ints(a), _ints(b), weight),
             counts=Counts(_ints(day_c), _ints(c), met),
         )
 
     def until(self, day: date) -> Interactions:
         """The same users and items, with nothing later than `day`."""
         last = day.toordinal()
-        pairs, counts = self.pairs, self.counts
-        p, c = pairs.day <= last, counts.day <= last
+        counts = self.counts
+        c = counts.day <= last
         return replace(
             self,
             as_of=min(day, self.as_of),
             events=self.events.where(self.events.day <= last),
             behaviors=self.behaviors.where(self.behaviors.day <= last),
-            pairs=Pairs(pairs.day[p], pairs.item[p], pairs.other[p], pairs.weight[p]),
             counts=Counts(counts.day[c], counts.item[c], counts.users[c]),
         )
 
@@ -219,14 +206,17 @@ class Interactions:
         pair, first = np.unique(key[order], return_index=True)
         if not len(pair):
             nothing = np.zeros(0, np.int64)
-            return Histories(np.zeros(len(self.users) + 1, np.int64), nothing, nothing, nothing)
+            return Histories(np.zeros(len(self.users) + 1, np.int64), *[nothing] * 5)
         latest = np.maximum.reduceat(log.at[order], first)
         level = np.maximum.reduceat(log.level[order], first)
         events = np.diff(np.append(first, len(key)))
         user, item = pair // items, pair % items
         newest = np.lexsort((item, -latest, user))
-        start = np.searchsorted(user[newest], np.arange(len(self.users) + 1))
-        return Histories(start, item[newest], level[newest], events[newest])
+        user, item, at = user[newest], item[newest], latest[newest]
+        start = np.searchsorted(user, np.arange(len(self.users) + 1))
+        moment = np.cumsum(np.append(1, (user[1:] != user[:-1]) | (at[1:] != at[:-1])))
+        age = moment - moment[start[user]]
+        return Histories(start, item, level[newest], events[newest], age, at)
 
     def position_of(self, users: Ints, items: Ints) -> Ints:
         """Position in `histories` of each (user, item) pair, -1 for a pair that never met."""
@@ -286,6 +276,11 @@ class HeldOut:
         strong = self.level >= at_least
         return pair_matrix(users, (self.user[strong], self.item[strong]), len(self.past.item_ids))
 
+    def relevant_counts(self, at_least: int = 0) -> Floats:
+        """[all users] held-out pairs of at least that behaviour."""
+        strong = self.level >= at_least
+        return np.bincount(self.user[strong], minlength=len(self.past.users)).astype(np.float64)
+
     def allowed(self, users: Ints) -> NDArray[np.bool_]:
         """[len(users), items]: known by then and, without `repeats`, not in the user's own history."""
         known = np.broadcast_to(self.past.known_items, (len(users), len(self.past.item_ids)))
@@ -308,6 +303,15 @@ def hold_out(data: Interactions, day: date) -> HeldOut:
     on = (log.day == day.toordinal()) & past.known_items[log.item]
     user, item, level = strongest_of(log.where(on), len(data.item_ids))
     return HeldOut(past, np.intersect1d(past.known_users, user), user, item, level)
+
+
+def dev_day(data: Interactions) -> date:
+    """The newest day before the cut-off on which shoppers with a history came; the one before it if none."""
+    days = np.unique(data.behaviors.day)
+    for day in days[days < data.as_of.toordinal()][::-1]:
+        if len(hold_out(data, date.fromordinal(int(day))).users):
+            return date.fromordinal(int(day))
+    return data.as_of - timedelta(days=1)
 
 
 def strongest_of(log: Log, items: int) -> tuple[Ints, Ints, Ints]:

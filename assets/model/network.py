@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
@@ -40,6 +41,12 @@ def masked_mean(hidden: Tensor, mask: Tensor) -> Tensor:
     """
     weight = mask.unsqueeze(-1).to(hidden.dtype)
     return (hidden * weight).sum(1) / weight.sum(1).clamp(min=1)
+
+
+def precision(device: torch.device) -> torch.autocast:
+    """bfloat16 arithmetic where the device has it: GPUs, and CPUs with AVX512-BF16."""
+    fast = device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=fast)
 
 
 class TextClassifier(nn.Module):

@@ -1,45 +1,51 @@
-"""The recommender: channels fused by a log-linear blend, calibrated, ranked by value, explained.
+"""The recommender: channels and a sequence model, fused by a ranker, calibrated, ranked by value, explained.
 
-1. `fused = Σ_c w_c · log(s_c / max s_c + ε)` with weights chosen by NDCG@10 over the full catalogue on the
-   dev day: the newest day before the cut-off on which shoppers with a history came (a closed day teaches
-   nothing). The search starts from the best channel alone, so on the dev day the blend is never below any.
-2. The best candidates by `fused` get P(browse), P(click), P(purchase): the chance that the shopper does *at
-   least* that with the item on the next day, whether or not they come at all. A cart counts as a click. Hence
-   P(purchase) ≤ P(click) ≤ P(browse). The dev day was a day with shoppers, so it is the next *open* day.
-3. `score = Σ_b value_b · P(b)`; with constant values the order is nearly that of `fused`, with `price` it is
-   expected revenue.
-4. Rules: known and in stock, and not bought within the last seven days.
-5. A reason: what the channel that lifted the item most has to say.
+1. Candidates: the first items of every channel (`channels.py`), the sequence model (`sequence.py`) among
+   them.
+2. A ranker per behaviour over all channels' scores and ranks, prices, trends and habits (`features.py`,
+   `ranker.py`), learnt on the dev day from histories cut just before it: the newest day before the cut-off on
+   which shoppers with a history came (a closed day teaches nothing).
+3. P(browse), P(click), P(purchase): the chance that the shopper does *at least* that with the item on the
+   next day, whether or not they come at all. A cart counts as a click. Hence P(purchase) ≤ P(click) ≤
+   P(browse). The dev day was a day with shoppers, so it is the next *open* day.
+4. `score = Σ_b value_b · P(b)`, the business objective: with `price` it is expected revenue.
+5. Rules (`rules.py`): stock, bought already, brands, diversity, new items.
+6. A reason: what the channel that lifted the item most has to say.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import date
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from assets.model.calibration import Curve, apply_curve, fit_curve
-from assets.model.channels import Channel, CoVisitation, Matrix, Popularity, channels
+from assets.model.channels import Channel, CoVisitation, Matrix, Popularity, SequenceChannel, channels
+from assets.model.features import EPSILON, Candidates, Features
 from assets.model.interactions import (
     LEVELS,
     Floats,
+    HeldOut,
     Interactions,
     Ints,
     Tables,
     blocks,
-    hold_out,
-    pair_matrix,
 )
-from assets.model.metrics import ranking_metrics, top_k
+from assets.model.metrics import top_k
+from assets.model.ranker import Pairs, Ranker, fit_ranker
 from assets.model.reasons import OFFERED, POPULAR, reasons
+from assets.model.rules import Rules, allowed, arrange, fit_rules
+
+if TYPE_CHECKING:
+    from assets.model.sequence import SequenceModel
 
 OUTCOMES = ("browse", "click", "purchase")
 """Behaviours with a probability and a value."""
@@ -47,12 +53,12 @@ EVERYONE = ""
 """The user key of the shelf for shoppers nobody knows yet."""
 CANDIDATES = 100
 """Items per user that are calibrated and ranked by value."""
-BOUGHT_DAYS = 7
-"""An item bought within so many days is left off the shelf; after that, people buy again."""
-EPSILON = 1e-3
-WEIGHTS = (0.0, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0)
-FALLBACK = {"revisit": 0.5, "co_visitation": 1.0, "text": 0.25, "popularity_7d": 0.5, "popularity": 0.0}
-"""Weights for a shop so young that there is no dev day to choose them on."""
+LEARN_FROM = 5000
+"""Shoppers of the dev day that the rankers learn from, and shoppers that the probabilities are fitted on."""
+FORMAT = 2
+"""Of recommender.json."""
+FEWEST = 200
+"""Relevant candidates from which on a behaviour gets a ranker of its own."""
 RECOMMENDATIONS = pa.schema(
     [
         ("user_key", pa.string()),
@@ -79,44 +85,118 @@ SIMILAR = pa.schema(
 Values = Mapping[str, float | str]
 
 
-def fit_recommender(
-    snapshot: Tables, vectors: NDArray[np.float32], item_ids: Sequence[str], values: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Choose the blend on the dev day, calibrate on it, and return what `recommender.json` holds.
+Log = Callable[[str], None]
 
-    Histories and counts end the day before the dev day. The cut-off day itself is never looked at, so that it
-    can serve as the test day. Where nobody has come back on any day before it, the weights are `FALLBACK`.
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a fitted recommender consists of; `write` puts it into a bundle."""
+
+    params: dict[str, Any]
+    """Of `recommender.json`: asks, rankers (without trees), curves, rules, values, dev."""
+    trees: dict[str, str]
+    """Behaviour → LightGBM's own text of the ranker's trees; absent where none help."""
+
+    def write(self, folder: Path) -> None:
+        """`recommender.json`, and `ranker-<behaviour>.txt` for each ranker with trees."""
+        text = json.dumps(self.params, indent=2) + "\n"
+        (folder / "recommender.json").write_text(text, encoding="utf-8")
+        for name, trees in self.trees.items():
+            (folder / f"ranker-{name}.txt").write_text(trees, encoding="utf-8")
+
+    @classmethod
+    def read(cls, folder: Path) -> Fitted:
+        """
+        Raises:
+            FileNotFoundError: the folder has no recommender.json.
+            ValueError: recommender.json is of a format this version does not know.
+        """
+        file = folder / "recommender.json"
+        params = json.loads(file.read_text(encoding="utf-8"))
+        if params.get("format") != FORMAT:
+            raise ValueError(
+                f"{file}: format is {params.get('format')}, this version of Nightshelf reads format {FORMAT}; "
+                "train the model again"
+            )
+        trees = {
+            name: (folder / f"ranker-{name}.txt").read_text(encoding="utf-8")
+            for name in OUTCOMES
+            if (folder / f"ranker-{name}.txt").exists()
+        }
+        return cls(params, trees)
+
+
+def fit_recommender(
+    held: HeldOut,
+    values: Mapping[str, Any],
+    sequence: SequenceModel | None = None,
+    rules: Mapping[str, Any] | None = None,
+    *,
+    everyone_comes: bool = False,
+    seed: int = 0,
+    log: Log = lambda message: None,
+) -> Fitted:
+    """Learn how to rank and how likely things are from what was held out.
 
     Args:
-        snapshot: the training snapshot.
-        vectors: [len(item_ids), dimensions], rows of length 1.
-        item_ids: the items to recommend from.
+        held: what is known, and what shoppers did then.
         values: value of browse, click and purchase: a number or "price" (`Shop.values`).
-
-    Returns:
-        A JSON-able dict.
+        sequence: trained on nothing later than `held.past`.
+        rules: what the shop decides about its shelf (`Shop.rules`).
+        everyone_comes: probabilities are for those who are judged, not for everyone with a history.
+        seed: of samples and trees.
+        log: told the progress.
     """
-    data = Interactions.of(snapshot, vectors, item_ids)
-    dev = _dev_day(data)
-    held = hold_out(data, dev)
-    past, users = held.past, _some(held.users, len(data.item_ids))
-    weights, figures = _choose_weights(past, data, dev, users) if len(users) else (dict(FALLBACK), {})
+    asks = _asks(held) if sequence else {}
     params: dict[str, Any] = {
-        "format": 1,
-        "weights": weights,
+        "format": FORMAT,
+        "asks": asks,
+        "repeats": held.repeats,
         "values": {name: values[name] for name in OUTCOMES},
-        "dev": {"day": dev.isoformat(), "users": len(users), "ndcg@10": figures},
+        "rules": fit_rules(held.past, rules or {}).to_dict(),
+        "dev": {"day": held.past.as_of.isoformat(), "users": len(held.users)},
+        "rankers": {},
+        "curves": {},
     }
-    params["curves"] = _calibrate(Recommender(params, past), data, dev)
-    return params
+    recommender = Recommender(Fitted(params, {}), held.past, sequence)
+    judged = _sample(held.users, LEARN_FROM, seed)
+    asked = judged if everyone_comes else _sample(held.past.known_users, LEARN_FROM, seed + 1)
+    every = _pairs(recommender, held, np.union1d(judged, asked))
+    learnt, known = every.of(judged), every.of(asked)
+    names = recommender.features.names
+    rankers: dict[str, tuple[Ranker, tuple[Ranker, Ranker]]] = {}
+    for name in OUTCOMES:
+        before = next(reversed(rankers.values()), None)
+        relevant = learnt.level >= LEVELS[name]
+        if before and (relevant.sum() < FEWEST or (relevant == (learnt.level >= 0)).all()):
+            rankers[name] = before  # too little to learn of this behaviour alone, or nothing else to learn
+            continue
+        wanted = held.relevant_counts(LEVELS[name])[learnt.user]
+        pairs = Pairs(learnt.user, learnt.features, relevant, wanted)
+        ranker, folds, figures = fit_ranker(pairs, names, seed, log)
+        rankers[name] = ranker, folds
+        params["dev"][f"ndcg@10 of {name}"] = figures
+    trees: dict[str, str] = {}
+    for name, (ranker, _) in rankers.items():
+        params["rankers"][name] = {"names": ranker.names, "weights": ranker.weights.tolist()}
+        if ranker.trees:
+            trees[name] = ranker.trees
+    for name, (_, folds) in rankers.items():
+        honest = np.where(
+            known.user % 2 == 1, folds[1].scores(known.features), folds[0].scores(known.features)
+        )
+        features = recommender.calibration_features(known.user, honest, known.seen)
+        params["curves"][name] = fit_curve(features, known.level >= LEVELS[name])
+    return Fitted(params, trees)
 
 
 @dataclass(frozen=True)
 class Recommender:
-    """Fitted parameters at work on the interactions of a day."""
+    """A fitted recommender at work on the interactions of a day."""
 
-    params: Mapping[str, Any]
+    fitted: Fitted
     data: Interactions
+    sequence: SequenceModel | None = None
 
     @classmethod
     def load(
@@ -128,31 +208,136 @@ class Recommender:
             FileNotFoundError: the bundle has no recommender.json.
             ValueError: recommender.json is of a format this version does not know.
         """
-        params = json.loads((bundle / "recommender.json").read_text(encoding="utf-8"))
-        if params.get("format") != 1:
-            raise ValueError(
-                f"{bundle / 'recommender.json'}: format is {params.get('format')}, this version of "
-                "Nightshelf reads format 1; train the model again"
-            )
-        return cls(params, Interactions.of(snapshot, vectors, item_ids))
+        fitted, data = Fitted.read(bundle), Interactions.of(snapshot, vectors, item_ids)
+        sequence = None
+        if fitted.params["asks"]:
+            from assets.model.sequence import SequenceModel
+
+            sequence = SequenceModel.load(bundle / "sequence.safetensors", data)
+        return cls(fitted, data, sequence)
+
+    @property
+    def params(self) -> dict[str, Any]:
+        return self.fitted.params
 
     def until(self, day: date) -> Recommender:
         """The same parameters, knowing nothing later than `day`."""
-        return Recommender(self.params, self.data.until(day))
+        return Recommender(self.fitted, self.data.until(day), self.sequence)
 
     @cached_property
     def channels(self) -> dict[str, Channel]:
-        """The channels that carry weight, fitted."""
-        used = {
-            name: channel for name, channel in channels().items() if self.params["weights"].get(name, 0) > 0
-        }
-        for channel in used.values():
+        """All channels, fitted."""
+        every = channels()
+        if self.sequence:
+            asked = {
+                name: SequenceChannel(name, self.sequence, level)
+                for name, level in self.params["asks"].items()
+            }
+            every = {**asked, **every}
+        for channel in every.values():
             channel.fit(self.data)
-        return used
+        return every
+
+    @cached_property
+    def features(self) -> Features:
+        return Features(self.data, self.channels)
+
+    @cached_property
+    def rankers(self) -> dict[str, Ranker]:
+        """Of each behaviour; where two are the same one, one object.
+
+        Raises:
+            ValueError: a ranker was fitted on other features than this version makes.
+        """
+        rankers: dict[str, Ranker] = {}
+        for name, stored in self.params["rankers"].items():
+            if stored["names"] != self.features.names:
+                raise ValueError("the ranker knows other features than this version; train the model again")
+            trees = self.fitted.trees.get(name, "")
+            same = next((r for r in rankers.values() if r.like(stored["weights"], trees)), None)
+            rankers[name] = same or Ranker(stored["names"], np.asarray(stored["weights"]), trees)
+        return rankers
+
+    @cached_property
+    def rules(self) -> Rules:
+        return Rules.from_dict(self.params["rules"])
 
     def scores(self, users: Ints) -> Matrix:
-        """[len(users), items] fused scores of users by number."""
-        return self._fuse(self._log_scores(users), len(users))
+        """[len(users), items] relevance of known items; what is no candidate lies below, by popularity."""
+        found = self.candidates(users, self.open_to(users))
+        score = self.rankers["browse"].scores(found.features)
+        popular = self._popular
+        floor = np.full(len(users), 0.0)
+        np.minimum.at(floor, found.row, score)
+        result = (floor[:, None] - 2 + popular).astype(np.float32)
+        result[found.row, found.item] = np.round(score, 5)
+        return result
+
+    @cached_property
+    def _popular(self) -> Floats:
+        popular = Popularity()
+        popular.fit(self.data)
+        return popular.scores(np.zeros(1, np.int64))[0].astype(np.float64)
+
+    def open_to(self, users: Ints) -> NDArray[np.bool_]:
+        """[len(users), items] that may be ranked: known, and new to the user where repeats do not count."""
+        nothing = np.zeros(0, np.int64)
+        held = HeldOut(self.data, users, nothing, nothing, nothing, self.params["repeats"])
+        return held.allowed(users)
+
+    def candidates(self, users: Ints, among: NDArray[np.bool_], least: int = 0) -> Candidates:
+        """Candidates of users among the items that are allowed, `least` each where there are so many."""
+        return self.features.candidates(users, among, least)
+
+    def probabilities(self, users: Ints, items: Ints) -> Floats:
+        """[pairs, browse | click | purchase] of any pairs; half the last candidate's for one that is none.
+
+        Args:
+            users: [pairs] user numbers, in any order.
+            items: [pairs].
+        """
+        p = np.zeros((len(users), len(OUTCOMES)))
+        for block in blocks(np.unique(users), len(self.data.item_ids)):
+            found = self.candidates(block, self.open_to(block))
+            told = self._probabilities(block, found)
+            least = np.ones((len(block), len(OUTCOMES)))
+            np.minimum.at(least, found.row, told)
+            inside = np.flatnonzero(np.isin(users, block))
+            row = np.searchsorted(block, users[inside])
+            key, wanted = (
+                r * len(self.data.item_ids) + i for r, i in ((found.row, found.item), (row, items[inside]))
+            )
+            place = np.minimum(np.searchsorted(key, wanted), max(len(key) - 1, 0))
+            met = key[place] == wanted if len(key) else np.zeros(len(wanted), bool)
+            p[inside] = np.where(met[:, None], told[place] if len(key) else 0, least[row] / 2)
+        return p
+
+    def _probabilities(self, users: Ints, found: Candidates) -> Floats:
+        """[candidates, browse | click | purchase]."""
+        user = users[found.row]
+        seen = self.data.position_of(user, found.item) >= 0
+        columns: dict[int, Floats] = {}
+        p = []
+        for name in OUTCOMES:
+            ranker = self.rankers[name]
+            if id(ranker) not in columns:
+                columns[id(ranker)] = self.calibration_features(user, ranker.scores(found.features), seen)
+            p.append(apply_curve(cast(Curve, self.params["curves"][name]), columns[id(ranker)]))
+        return np.minimum.accumulate(np.column_stack(p), axis=1)
+
+    def calibration_features(self, users: Ints, scores: Floats, seen: NDArray[np.bool_]) -> Floats:
+        """[pairs, 4]: log of the item's share among the user's candidates; seen before; days since the last
+        event; events in the last seven days.
+
+        Scores order one user's items; between users they say little. The last two features are the same for
+        all items of a user: they say how likely the shopper comes at all.
+        """
+        best = np.full(len(self.data.users), -np.inf)
+        np.maximum.at(best, users, scores)
+        total = np.bincount(users, np.exp(scores - best[users]), len(self.data.users))
+        days_away, busy, _ = self.features.of_users
+        share = scores - best[users] - np.log(total[users])
+        return np.column_stack([share, seen, np.log1p(days_away[users]), np.log1p(busy[users])])
 
     def recommend(self, users: Sequence[str] | None, k: int, values: Values | None = None) -> pa.Table:
         """The shelf.
@@ -172,7 +357,7 @@ class Recommender:
         number = self.data.numbers_of(users)
         known = np.isin(number, self.data.known_users)
         asked = np.unique(number[known])
-        rows = [self._shelf(block, k, worth) for block in blocks(asked, len(self.data.item_ids))]
+        rows = [self._shelf(block, k, values) for block in blocks(asked, len(self.data.item_ids))]
         strangers = dict.fromkeys(key for key, is_known in zip(users, known, strict=True) if not is_known)
         rows += [self._popular_shelf(key, k, worth) for key in strangers]
         shelf = pa.concat_tables([RECOMMENDATIONS.empty_table(), *rows])
@@ -184,10 +369,14 @@ class Recommender:
         """[len(users), k] item numbers: what `recommend` shows users by number, best first, then -1."""
         parts = [np.zeros((0, k), np.int64)]
         for block in blocks(users, len(self.data.item_ids)):
-            row, rank, item, *_ = self._ranked(block, self.scores(block), k, self._worth(values))
+            shown = self.ranked(block, k, values)
             parts.append(np.full((len(block), k), -1, np.int64))
-            parts[-1][row, rank - 1] = item
+            parts[-1][shown.row, shown.rank - 1] = shown.item
         return np.concatenate(parts)
+
+    @property
+    def _offered(self) -> NDArray[np.bool_]:
+        return self.data.in_stock & self.data.known_items
 
     def similar_items(self, k: int) -> pa.Table:
         """Table of `SIMILAR`: half nearness in words, half met in the same sessions, each at most 1."""
@@ -209,74 +398,6 @@ class Recommender:
             parts.append(_table([ids[item], place + 1, ids[chosen], found], SIMILAR))
         return pa.concat_tables(parts)
 
-    def probabilities(self, users: Ints, items: Ints, fused: Floats) -> Floats:
-        """[pairs, browse | click | purchase] for users' candidates: user, item and fused score of each."""
-        features = self._features(users, items, fused)
-        curves = [cast(Curve, self.params["curves"][name]) for name in OUTCOMES]
-        p = np.column_stack([apply_curve(curve, features) for curve in curves])
-        return np.minimum.accumulate(p, axis=1)
-
-    def candidates(self, users: Ints, most: int = CANDIDATES) -> tuple[Ints, Ints, Floats]:
-        """The best items that the rules allow: (place in `users`, item, fused score), flat, by user."""
-        return self._best(users, self.scores(users), most)
-
-    def _best(self, users: Ints, fused: Matrix, most: int) -> tuple[Ints, Ints, Floats]:
-        best = top_k(fused, most, self.allowed(users))
-        row, place = np.nonzero(best >= 0)
-        item = best[row, place]
-        return row, item, fused[row, item].astype(np.float64)
-
-    def allowed(self, users: Ints) -> NDArray[np.bool_]:
-        """[len(users), items]: known, in stock, and not bought within the last `BOUGHT_DAYS` days."""
-        log = self.data.behaviors
-        recent = log.day > self.data.as_of.toordinal() - BOUGHT_DAYS
-        bought = recent & (log.level == LEVELS["purchase"])
-        order = np.argsort(users)
-        matrix = np.empty((len(users), len(self.data.item_ids)), bool)
-        matrix[order] = pair_matrix(users[order], (log.user[bought], log.item[bought]), matrix.shape[1])
-        return ~matrix & self._offered
-
-    @property
-    def _offered(self) -> NDArray[np.bool_]:
-        return self.data.in_stock & self.data.known_items
-
-    def _log_scores(self, users: Ints) -> dict[str, Matrix]:
-        known = self.data.known_items
-        return {
-            name: _log_score(np.where(known, channel.scores(users), np.float32(0)))
-            for name, channel in self.channels.items()
-        }
-
-    def _fuse(self, logs: Mapping[str, Matrix], users: int) -> Matrix:
-        weights = self.params["weights"]
-        fused = np.zeros((users, len(self.data.item_ids)), np.float32)
-        for name, log in logs.items():
-            fused += np.float32(weights[name]) * log
-        # A matrix product rounds differently in a block of another size; rounding makes ties of that noise.
-        return np.round(fused, 5)
-
-    def _features(self, users: Ints, items: Ints, fused: Floats) -> Floats:
-        """[pairs, 4]: how far the fused score lies below that of the user's best candidate; seen before; days
-        since the last event; events in the last seven days.
-
-        Fused scores order one user's items; between users they say little. The last two features are the same
-        for all items of a user: they say how likely the shopper comes at all.
-        """
-        best = np.full(len(self.data.users), -np.inf)
-        np.maximum.at(best, users, fused)
-        days_away, busy = self._activity
-        seen = self.data.position_of(users, items) >= 0
-        return np.column_stack([fused - best[users], seen, np.log1p(days_away[users]), np.log1p(busy[users])])
-
-    @cached_property
-    def _activity(self) -> tuple[Floats, Floats]:
-        """Days since each user's last event, and their events in the last seven days."""
-        log, today, users = self.data.events, self.data.as_of.toordinal(), len(self.data.users)
-        last = np.zeros(users)
-        np.maximum.at(last, log.user, log.day)
-        busy = np.bincount(log.user[log.day > today - 7], minlength=users).astype(np.float64)
-        return np.where(last > 0, today - last, 365.0), busy
-
     def _worth(self, values: Values | None) -> Floats:
         """[items, browse | click | purchase]; an item without a price is worth nothing where price counts."""
         values = values or self.params["values"]
@@ -284,26 +405,30 @@ class Recommender:
         columns = [price if values[b] == "price" else np.full(len(price), float(values[b])) for b in OUTCOMES]
         return np.column_stack(columns)
 
-    def _shelf(self, users: Ints, k: int, worth: Floats) -> pa.Table:
-        logs = self._log_scores(users)
-        row, rank, item, score, p = self._ranked(users, self._fuse(logs, len(users)), k, worth)
-        user, weights, floor = users[row], self.params["weights"], np.log(EPSILON)
-        lifts = {name: weights[name] * (log[row, item] - floor) for name, log in logs.items()}
-        told = reasons(self.data, self.channels, lifts, user, item)
-        columns = [self.data.users[user], rank, self.data.item_ids[item], score, *p.T]
-        return _table([*columns, worth[item, 2], *told], RECOMMENDATIONS)
+    def _shelf(self, users: Ints, k: int, values: Values | None) -> pa.Table:
+        shown, worth = self.ranked(users, k, values), self._worth(values)
+        user, ranker = users[shown.row], self.rankers["browse"]
+        lifts = {
+            name: ranker.weight_of(name) * (shown.features[:, n] - np.log(EPSILON))
+            for n, name in enumerate(self.channels)
+        }
+        told = reasons(self.data, self.channels, lifts, user, shown.item)
+        columns = [self.data.users[user], shown.rank, self.data.item_ids[shown.item], shown.score, *shown.p.T]
+        return _table([*columns, worth[shown.item, 2], *told], RECOMMENDATIONS)
 
-    def _ranked(
-        self, users: Ints, fused: Matrix, k: int, worth: Floats
-    ) -> tuple[Ints, Ints, Ints, Floats, Floats]:
-        """The first k by value, flat: place in `users`, rank from 1, item, score, probabilities."""
-        row, item, relevance = self._best(users, fused, max(CANDIDATES, k))
-        p = self.probabilities(users[row], item, relevance)
-        score = (p * worth[item]).sum(axis=1)
-        order = np.lexsort((item, -relevance, -np.round(score, 12), row))
-        rank = np.arange(len(row)) - np.searchsorted(row[order], row[order]) + 1
-        order, rank = order[rank <= k], rank[rank <= k]
-        return row[order], rank, item[order], score[order], p[order]
+    def ranked(self, users: Ints, k: int, values: Values | None = None) -> Shown:
+        """The first k of each user by value and rules: what is published, as numbers."""
+        worth = self._worth(values)
+        among = allowed(self.data, users, self.rules)
+        found = self.candidates(users, among, k)
+        p = self._probabilities(users, found)
+        score = (p * worth[found.item]).sum(axis=1)
+        relevance = self.rankers["browse"].scores(found.features)
+        order = np.lexsort((found.item, -relevance, -np.round(score, 12), found.row))
+        best = order[_within(found.row[order], max(CANDIDATES, k))]
+        kept = best[arrange(self.data, found.row[best], found.item[best], score[best], k, self.rules)]
+        rank = np.arange(len(kept)) - np.searchsorted(found.row[kept], found.row[kept]) + 1
+        return Shown(found.row[kept], rank, found.item[kept], score[kept], p[kept], found.features[kept])
 
     def _popular_shelf(self, key: str, k: int, worth: Floats) -> pa.Table:
         """Popular this week, for a shopper nobody knows.
@@ -328,88 +453,70 @@ class Recommender:
         return _table([*columns, score[order], *p[order].T, worth[item, 2], *told], RECOMMENDATIONS)
 
 
-def _dev_day(data: Interactions) -> date:
-    """The newest day before the cut-off on which shoppers with a history came; the one before it if none."""
-    days = np.unique(data.behaviors.day)
-    for day in days[days < data.as_of.toordinal()][::-1]:
-        if len(hold_out(data, date.fromordinal(int(day))).users):
-            return date.fromordinal(int(day))
-    return data.as_of - timedelta(days=1)
+@dataclass(frozen=True)
+class Shown:
+    """Shelves of a block of users, flat, by user and rank."""
+
+    row: Ints
+    rank: Ints
+    item: Ints
+    score: Floats
+    p: Floats
+    features: Matrix
 
 
-def _some(users: Ints, items: int, cells: int = 3_000_000, least: int = 500) -> Ints:
-    """As many users as a score matrix of `cells` has rows, drawn with a fixed seed, but at least `least`.
+@dataclass(frozen=True)
+class _Learnt:
+    """Candidates of some users, and what was held out of them."""
 
-    Weights chosen on fewer follow the noise: on 500 users, the standard error of a mean NDCG@10 is 0.01.
-    """
-    most = max(cells // max(items, 1), least)
+    user: Ints
+    features: NDArray[np.float32]
+    level: Ints
+    """Strongest behaviour held out, −1 for none."""
+    seen: NDArray[np.bool_]
+
+    def of(self, users: Ints) -> _Learnt:
+        keep = np.isin(self.user, users)
+        return _Learnt(self.user[keep], self.features[keep], self.level[keep], self.seen[keep])
+
+
+def _pairs(recommender: Recommender, held: HeldOut, users: Ints) -> _Learnt:
+    items = max(len(held.past.item_ids), 1)
+    key = held.user * items + held.item
+    nothing, width = np.zeros(0, np.int64), len(recommender.features.names)
+    parts = [_Learnt(nothing, np.zeros((0, width), np.float32), nothing, np.zeros(0, bool))]
+    for block in blocks(users, items):
+        found = recommender.candidates(block, recommender.open_to(block))
+        user = block[found.row]
+        wanted = user * items + found.item
+        place = np.minimum(np.searchsorted(key, wanted), max(len(key) - 1, 0))
+        met = key[place] == wanted if len(key) else np.zeros(len(wanted), bool)
+        level = np.where(met, held.level[place] if len(key) else -1, -1)
+        seen = held.past.position_of(user, found.item) >= 0
+        parts.append(_Learnt(user, found.features, level, seen))
+    columns = zip(*((part.user, part.features, part.level, part.seen) for part in parts), strict=True)
+    return _Learnt(*(np.concatenate(column) for column in columns))
+
+
+def _asks(held: HeldOut) -> dict[str, int]:
+    """Channel of the sequence model → behaviour it asks for: the commonest, and buying where that differs."""
+    level = np.bincount(held.past.events.level, minlength=len(LEVELS))
+    common = int(level.argmax())
+    asks = {"sequence": common}
+    if common != LEVELS["purchase"] and level[LEVELS["purchase"]] >= FEWEST:
+        asks["sequence_bought"] = LEVELS["purchase"]
+    return asks
+
+
+def _within(row: Ints, most: int) -> NDArray[np.bool_]:
+    """Which of rows in order are among the first `most` of their row."""
+    return np.arange(len(row)) - np.searchsorted(row, row) < most
+
+
+def _sample(users: Ints, most: int, seed: int) -> Ints:
     if len(users) <= most:
         return users
-    return np.sort(np.random.default_rng(0).choice(users, most, replace=False))
-
-
-def _choose_weights(
-    past: Interactions, data: Interactions, dev: date, users: Ints
-) -> tuple[dict[str, float], dict[str, float]]:
-    """Coordinate ascent on NDCG@10 of the dev day, from the best channel alone; and each method's figure."""
-    known = past.known_items
-    logs = {}
-    for name, channel in channels().items():
-        channel.fit(past)
-        # Not [:, known]: that leaves each row scattered in memory, and rows are what is worked on.
-        logs[name] = _log_score(np.compress(known, channel.scores(users), axis=1))
-    relevant = np.compress(known, pair_matrix(users, data.met_on(dev), len(known)), axis=1)
-
-    def quality(rest: Matrix, log: Matrix, weight: float) -> float:
-        ndcg = []
-        for rows in blocks(np.arange(len(users)), len(known)):  # a block at a time bounds the memory
-            part = slice(rows[0], rows[-1] + 1)
-            fused = rest[part] + np.float32(weight) * log[part]
-            ndcg.append(ranking_metrics(fused.round(5), relevant[part])["ndcg@10"])
-        return float(np.concatenate(ndcg).mean())
-
-    nothing = np.zeros_like(relevant, np.float32)
-    figures = {name: quality(nothing, log, 1.0) for name, log in logs.items()}
-    winner = max(figures, key=lambda name: figures[name])
-    best = {name: float(name == winner) for name in logs}
-    reached = figures[winner]
-    for _ in range(3):
-        before = reached
-        for name, log in logs.items():
-            others = [np.float32(w) * logs[other] for other, w in best.items() if w and other != name]
-            if not others:
-                continue  # the only channel with weight: any other weight gives the same order
-            rest = np.sum(others, axis=0)
-            for weight in WEIGHTS:
-                # A gain below a thousandth is noise on a day's users; the simpler blend stays.
-                if weight != best[name] and (got := quality(rest, log, weight)) > reached * (1 + 1e-3):
-                    best, reached = {**best, name: weight}, got
-        if reached == before:
-            break
-    return best, {**figures, "nightshelf": reached}
-
-
-def _calibrate(recommender: Recommender, data: Interactions, dev: date) -> dict[str, Curve]:
-    """One curve per behaviour, on the candidates that would have stood on the dev day's shelf."""
-    users = recommender.data.known_users
-    if len(users) > 3000:  # 300,000 candidates fix four numbers more than well enough
-        users = np.sort(np.random.default_rng(1).choice(users, 3000, replace=False))
-    features, pairs = [np.zeros((0, 4))], [np.zeros(0, np.int64)]
-    items = len(data.item_ids)
-    for block in blocks(users, items):
-        row, item, fused = recommender.candidates(block)
-        features.append(recommender._features(block[row], item, fused))
-        pairs.append(block[row] * items + item)
-    x, pair = np.concatenate(features), np.concatenate(pairs)
-    curves = {}
-    for name in OUTCOMES:
-        user, item = data.met_on(dev, LEVELS[name])
-        curves[name] = fit_curve(x, np.isin(pair, user * items + item))
-    return curves
-
-
-def _log_score(scores: Matrix) -> Matrix:
-    return np.log(_by_row_maximum(scores) + np.float32(EPSILON))
+    return np.sort(np.random.default_rng(seed).choice(users, most, replace=False))
 
 
 def _by_row_maximum(scores: Matrix) -> Matrix:

@@ -16,10 +16,13 @@ import os
 import resource
 import signal
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,12 +33,15 @@ if TYPE_CHECKING:
     from assets.model.snapshot import Snapshot
     from assets.model.training import Trained
 
+SEQUENCE, SEQUENCE_DEV = "sequence.safetensors", "sequence-dev.safetensors"
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 OUTPUT = """
 what it writes (in place by one rename, when all is done):
   encoder/             the fine-tuned encoder and its tokenizer, as Hugging Face safetensors
   head.safetensors     the layer on top of it
+  sequence.safetensors, sequence-dev.safetensors
+                       the sequence model of all days but the last, and of those before the dev day
   config.json          recipe, labels, snapshot, device
   metrics.json         precision, recall and F1 of every label on the dev and the test day
   loss.json            the loss of every step, and of the dev day after every epoch
@@ -79,7 +85,7 @@ def work(
 
     Args:
         out: a folder that is absent or empty.
-        cache: where to keep the vectors of the snapshot's items (`item_vectors`); not made where absent.
+        cache: where to keep the vectors of the snapshot's items (`item_vectors`); nowhere if absent.
         progress: told each event.
 
     Raises:
@@ -95,7 +101,6 @@ def work(
     from assets.model.recipe import RecipeError
     from assets.model.tasks import TASKS
     from assets.model.training import pick_device, train
-    from assets.model.vectors import item_vectors
     from resources.devices import CPU, LEASED
     from resources.text_encoder import load_encoder
 
@@ -117,16 +122,59 @@ def work(
     _write_json(part / "metrics.json", {"task": recipe.task, "labels": task.labels, **trained.metrics})
     _write_json(part / "loss.json", trained.curve)
     speed = dict(trained.speed)
-    if cache:
-        texts = [text or "" for text in snapshot.table("items")["text"].to_pylist()]
-        started = time.perf_counter()
-        item_vectors(
-            part / "encoder", texts, cache, lambda text: progress({"event": "vectors", "text": text})
-        )
-        speed["vector_seconds"] = round(time.perf_counter() - started, 2)
+    with _kept(cache) as folder:
+        speed |= _train_sequence(part, snapshot, recipe, folder, device, progress)
     part.rename(out)
     speed["seconds"] = round(time.perf_counter() - began, 2)
     progress({"event": "done", "device": device_name(device), **speed, **_peak_memory(device)})
+
+
+@contextmanager
+def _kept(cache: Path | None) -> Iterator[Path]:
+    """The cache, or a folder that is gone afterwards."""
+    if cache:
+        yield cache
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
+
+
+def _train_sequence(  # noqa: PLR0917
+    part: Path,
+    snapshot: Snapshot,
+    recipe: Recipe,
+    cache: Path,
+    device: torch.device,
+    progress: Callable[[dict], None],
+) -> dict[str, float]:
+    """Encode the items and train the sequence model on their vectors.
+
+    It is cooled down twice: before the dev day, on which the ranker learns what it is worth, and before the
+    cut-off day, which stays for the test.
+    """
+    from assets.model.interactions import Interactions, dev_day, hold_out
+    from assets.model.sequence import SequenceConfig, SequenceTrainer
+    from assets.model.vectors import item_vectors
+
+    def log(text: str) -> None:
+        progress({"event": "note", "text": text})
+
+    items, began = snapshot.table("items").select(["item_id", "text"]).to_pydict(), time.perf_counter()
+    vectors = item_vectors(part / "encoder", [text or "" for text in items["text"]], cache, log)
+    encoded = time.perf_counter()
+    if recipe.sequence_epochs:
+        data = Interactions.of(snapshot, vectors, items["item_id"])
+        held = hold_out(data, dev_day(data))
+        config = SequenceConfig.for_shop(
+            held.past, epochs=recipe.sequence_epochs, width=recipe.sequence_width, seed=recipe.seed
+        )
+        trainer = SequenceTrainer(config, device, log=log)
+        trainer.fit(held).save(part / SEQUENCE_DEV)
+        trainer.cooled(data.until(snapshot.cut_off - timedelta(days=1))).save(part / SEQUENCE)
+    return {
+        "vector_seconds": round(encoded - began, 2),
+        "sequence_seconds": round(time.perf_counter() - encoded, 2),
+    }
 
 
 def die_with(parent: int) -> None:
@@ -175,7 +223,7 @@ def _parser() -> argparse.ArgumentParser:
         "--config", required=True, metavar="FILE", help="recipe: brief, nightly, demo, or a YAML file"
     )
     parser.add_argument(
-        "--vectors", type=Path, metavar="DIR", help="also encode the snapshot's items, into this cache"
+        "--vectors", type=Path, metavar="DIR", help="keep the vectors of the snapshot's items in this cache"
     )
     parser.add_argument(
         "--parent", type=int, metavar="PID", help="end when this process, the one that started it, ends"
