@@ -115,8 +115,8 @@ class Fitted:
         params = json.loads(file.read_text(encoding="utf-8"))
         if params.get("format") != FORMAT:
             raise ValueError(
-                f"{file}: format is {params.get('format')}, this version of Nightshelf reads format {FORMAT}; "
-                "train the model again"
+                f"{file}: format is {params.get('format')}, but this version of Nightshelf reads format "
+                f"{FORMAT}; train the model again"
             )
         trees = {
             name: (folder / f"ranker-{name}.txt").read_text(encoding="utf-8")
