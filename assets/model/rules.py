@@ -167,10 +167,10 @@ def arrange(  # noqa: PLR0917 - the candidates are three arrays
     """The first k of each row under the rules, in the order of the shelf.
 
     Place by place, the candidate with the best (1 − λ) · relevance − λ · likeness is taken, where relevance
-    is the place in the row's order of scores scaled to (0, 1], and likeness the largest cosine with anything
-    taken so far (maximal marginal relevance: Carbonell and Goldstein, SIGIR 1998). Candidates above the limit
-    of their brand wait until no others are left. In the last `places_for_new(k)` places the best new items
-    come first, unless so many stand on the shelf by their own merit.
+    is the score, scaled to [0, 1] within the row, and likeness the largest cosine with anything taken so far
+    (maximal marginal relevance: Carbonell and Goldstein, SIGIR 1998). Candidates above the limit of their
+    brand wait until no others are left. In the last `places_for_new(k)` places the best new items come first,
+    unless so many stand on the shelf by their own merit.
 
     Args:
         data: as of the day of the shelf.
@@ -196,7 +196,14 @@ def arrange(  # noqa: PLR0917 - the candidates are three arrays
         there = place < size[part, None]
         position = order[np.where(there, start[part, None] + place, 0)]
         items = item[position]
-        shelves = _Shelves(there, brand[items], limited[items], new[items], _likeness(data, items, rules))
+        shelves = _Shelves(
+            there=there,
+            relevance=_relevance(score[position], there),
+            brand=brand[items],
+            limited=limited[items],
+            new=new[items],
+            likeness=_likeness(data, items, rules),
+        )
         parts.append(shelves.fill(position, k, rules))
     return np.concatenate(parts)
 
@@ -207,6 +214,7 @@ class _Shelves:
 
     there: Mask
     """False where a shelf has fewer candidates than another."""
+    relevance: Floats
     brand: Ints
     limited: Mask
     """The brand is known, so that its limit holds."""
@@ -219,7 +227,6 @@ class _Shelves:
         shelf = np.arange(len(position))
         free, of_brand = self.there.copy(), np.zeros(position.shape, np.int64)
         near, shown_new = np.zeros(position.shape, np.float32), np.zeros(len(position), np.int64)
-        relevance = 1 - np.arange(position.shape[1]) / np.maximum(self.there.sum(axis=1, keepdims=True), 1)
         taken = np.full((len(position), min(k, position.shape[1])), -1, np.int64)
         kept, most = rules.places_for_new(k), rules.most_per_brand
         for place in range(taken.shape[1]):
@@ -227,7 +234,7 @@ class _Shelves:
             if place >= k - kept:
                 wanted = eligible & self.new & (shown_new < kept)[:, None]
                 eligible = _first_choice(wanted, eligible)
-            worth = (1 - rules.diversity) * relevance - rules.diversity * near
+            worth = (1 - rules.diversity) * self.relevance - rules.diversity * near
             best = np.where(eligible, worth, -np.inf).argmax(axis=1)
             some = eligible[shelf, best]
             taken[some, place] = position[some, best[some]]
@@ -250,6 +257,13 @@ def numbered(words: NDArray[np.object_]) -> Ints:
 def _first_choice(wanted: Mask, otherwise: Mask) -> Mask:
     """Row by row what is wanted, or where there is nothing of it, what there is otherwise."""
     return np.where(wanted.any(axis=1, keepdims=True), wanted, otherwise)
+
+
+def _relevance(score: Floats, there: Mask) -> Floats:
+    """Scores, best first, scaled to [0, 1] within each row; 1 where all are the same."""
+    worst = np.where(there, score, np.inf).min(axis=1, keepdims=True)
+    spread = score[:, :1] - worst
+    return np.where(spread > 0, (score - worst) / np.where(spread > 0, spread, 1), 1.0)
 
 
 def _likeness(data: Interactions, items: Ints, rules: Rules) -> NDArray[np.float32] | None:

@@ -127,8 +127,8 @@ def test_diversity_brings_what_is_unlike_forward():
     data = replace(shop(), vectors=vectors)
     scores = [0.9, 0.8, 0.1]
     assert one(data, scores, 3, Rules()) == [0, 1, 2]
-    assert one(data, scores, 3, Rules(diversity=0.2)) == [0, 1, 2]
-    assert one(data, scores, 3, Rules(diversity=0.3)) == [0, 2, 1]
+    assert one(data, scores, 3, Rules(diversity=0.4)) == [0, 1, 2]
+    assert one(data, scores, 3, Rules(diversity=0.5)) == [0, 2, 1]
     assert one(data, scores, 3, Rules(diversity=1.0)) == [0, 2, 1]
 
 
@@ -137,7 +137,7 @@ def test_diversity_is_maximal_marginal_relevance(diversity):
     """Place by place, in plain Python."""
     data = shop()
     scores = np.random.default_rng(1).random(ITEMS)
-    relevance = 1 - np.argsort(np.argsort(-scores)) / ITEMS
+    relevance = (scores - scores.min()) / (scores.max() - scores.min())
     shelf: list[int] = []
     while len(shelf) < 8:
         left = [i for i in range(ITEMS) if i not in shelf]
