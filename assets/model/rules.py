@@ -37,7 +37,8 @@ TYPICAL = 20
 """A typical place on a shelf sells as well as one of so many best sellers."""
 STRENGTH = 3.0
 """What a category or a shop has to show before it is believed, in purchases expected at the typical rate.
-None seen where three were expected is the 5 % level of a Poisson count ("rule of three")."""
+None seen where three were expected is the 5 % level of a Poisson count ("rule of three"), and is believed in
+any case."""
 CLEARLY_BELOW = 0.5
 """Share of the typical rate below which buying again is clearly rarer."""
 
@@ -107,9 +108,13 @@ def fit_rules(data: Interactions, config: Mapping[str, Any]) -> Rules:
         category(period) = drawn(its period, shop(period))
         category(bucket) = drawn(its bucket, shop(bucket) · category(period) / shop(period))
 
-    with drawn(counts, towards) = (x + STRENGTH · towards) / (e + STRENGTH), the mean of a Poisson rate under
-    a gamma prior. So a bucket without evidence follows its period, a category without evidence the shop, and
-    a shop without evidence holds back for `WITHOUT_EVIDENCE` days.
+    where drawn(counts, towards) is the mean of a Poisson rate under a gamma prior,
+
+        (x + w · towards) / (e + w)  with  w = min(STRENGTH, CLEARLY_BELOW · STRENGTH / towards),
+
+    so that even where a shop buys everything again at once, a category may be found that does not. A bucket
+    without evidence follows its period, a category without evidence the shop, and a shop without evidence
+    holds back for `WITHOUT_EVIDENCE` days.
 
     Args:
         data: what may be known. Nothing later than the day before the test day.
@@ -331,7 +336,8 @@ def _typical_rate(bought: Log, visits: Ints, items: int) -> float:
 
 def _drawn(bought: Any, expected: Any, towards: Any) -> Any:
     """Times the typical rate, drawn towards another figure where little is expected; numbers or arrays."""
-    return (bought + STRENGTH * towards) / (expected + STRENGTH)
+    weight = np.minimum(STRENGTH, CLEARLY_BELOW * STRENGTH / np.maximum(towards, 1e-12))
+    return (bought + weight * towards) / (expected + weight)
 
 
 def _held_days(times: Floats) -> Ints:
