@@ -80,9 +80,6 @@ class _Tables:
             "behaviors": _empty(
                 day=pa.date32(), user_key=pa.string(), item_id=pa.string(), behavior=pa.string()
             ),
-            "pairs": _empty(
-                day=pa.date32(), item_id=pa.string(), other_item_id=pa.string(), weight=pa.float64()
-            ),
             "popularity": _empty(day=pa.date32(), item_id=pa.string(), users=pa.int64()),
         }
 

@@ -124,9 +124,9 @@ class _Neighbours:
 
     def refit(self, past: Interactions) -> None:
         self._learn(past)
+        self._make()
 
     def scores(self, users: Ints) -> Matrix:
-        self._make()
         return _product(own_items(self._past, users, self.settings["decay"]), self.likeness)
 
     def _learn(self, past: Interactions) -> None:
@@ -255,9 +255,9 @@ class Ease:
 
     def refit(self, past: Interactions) -> None:
         self._learn(past)
+        self._solve()
 
     def scores(self, users: Ints) -> Matrix:
-        self._solve()
         result = np.zeros((len(users), len(self._past.item_ids)), np.float32)
         own = own_items(self._past, users, self.settings["decay"])[:, self._items]
         result[:, self._items] = own @ self._weights

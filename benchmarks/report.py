@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import re
 import subprocess
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,8 +47,21 @@ def write(report: Report, out: Path) -> None:
     """Put the JSON in place by one rename, so that whoever looks finds a whole report."""
     out.parent.mkdir(parents=True, exist_ok=True)
     aside = out.with_name(f".{out.name}.{os.getpid()}")
-    aside.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    aside.write_text(json.dumps(plain(report), indent=2, allow_nan=False) + "\n", encoding="utf-8")
     aside.replace(out)
+
+
+def plain(value: Any) -> Any:
+    """The value in JSON's own kinds: what a method says of its settings must not cost a run its report."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [plain(one) for one in value]
+    if hasattr(value, "tolist"):  # numpy's and torch's
+        return plain(value.tolist())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, (str, int, bool)) else str(value)
 
 
 def ranked(report: Report) -> list[str]:

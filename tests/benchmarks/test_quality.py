@@ -7,11 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 from benchmarks import quality, simulated
 from benchmarks.methods import METHODS, Entry
+from benchmarks.report import plain
 from tests.benchmarks.logs import SECOND
 
 CHEAP = "popularity,popularity_7d,revisit,item_knn,co_visitation,ease"
@@ -76,6 +78,17 @@ def test_users_may_be_drawn(shop, tmp_path):
     assert run(shop, out, "temporal", "--methods", "popularity", "--max-users", "11") == 0
     report = json.loads(out.read_text(encoding="utf-8"))
     assert report["judged_users"] == 11 < report["eligible_users"]
+
+
+def test_any_setting_can_be_told():
+    told = {
+        1: np.float32(0.5),
+        "b": (np.arange(2), {np.int64(3)}),
+        "c": float("nan"),
+        "d": Path("x"),
+        "e": None,
+    }
+    assert plain(told) == {"1": 0.5, "b": [[0, 1], [3]], "c": None, "d": "x", "e": None}
 
 
 class Broken:
