@@ -66,5 +66,11 @@ class TextClassifier(nn.Module):
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         """[B, T] token ids and mask -> [B, labels] logits."""
-        hidden = self.encoder(input_ids=ids, attention_mask=mask).last_hidden_state
-        return self.head(self.dropout(masked_mean(hidden, mask)))
+        return self.head(self.dropout(self._mean(ids, mask)))
+
+    def vectors(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """[B, T] token ids and mask -> [B, D] vectors of length 1, as items get them."""
+        return nn.functional.normalize(self._mean(ids, mask).float(), dim=1)
+
+    def _mean(self, ids: Tensor, mask: Tensor) -> Tensor:
+        return masked_mean(self.encoder(input_ids=ids, attention_mask=mask).last_hidden_state, mask)

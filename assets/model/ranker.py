@@ -140,15 +140,17 @@ def fit_ranker(
         _boosted(blend, half, other, seed)
         for blend, half, other in zip(blends, halves, halves[::-1], strict=True)
     ]
-    trees = round(np.mean([booster.best_iteration for booster in tried]))
+    # A number of trees that was chosen on the shoppers it is judged by would look good on noise, too.
+    numbers = [max(booster.best_iteration, 1) for booster in tried]
     fold = [
-        Ranker(names, blend.weights, booster.model_to_string(num_iteration=max(trees, 1)))
-        for blend, booster in zip(blends, tried, strict=True)
+        Ranker(names, blend.weights, booster.model_to_string(num_iteration=number))
+        for blend, booster, number in zip(blends, tried, numbers[::-1], strict=True)
     ]
     better = [ndcg(f.scores(half.features), half) for f, half in zip(fold, halves[::-1], strict=True)]
     figures["trees"] = float(np.concatenate(better).mean())
+    trees, gain = round(np.mean(numbers)), np.concatenate(better) - np.concatenate(honest)
     log(f"ranker: NDCG@10 of the blend {figures['blend']:.4f}, with {trees} trees {figures['trees']:.4f}")
-    if figures["trees"] <= figures["blend"]:
+    if gain.mean() <= gain.std() / len(gain) ** 0.5:  # one standard error (Breiman et al., 1984)
         return whole, (blends[0], blends[1]), figures
     booster = _train(whole, pairs, trees, seed)
     return Ranker(names, whole.weights, booster.model_to_string()), (fold[0], fold[1]), figures

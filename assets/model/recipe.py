@@ -41,6 +41,7 @@ class Recipe:
     weight_decay: float = _number(0.01, 0, 1)  # BERT's own; not on biases and layer norms
     clip: float = _number(1.0, 0)  # largest gradient norm; keeps one odd batch from undoing many
     class_weights: str = _one_of("none", "balanced")  # balanced: a rare label counts as much as a common one
+    contrast: float = _number(0, 0)  # weight of the loss that draws together what shoppers bring together
     sequence_epochs: int = _number(30, 0, 1000)  # of the sequence model, at most; 0 for none
     sequence_width: int = _number(128, 8, 4096)  # of its vectors; twice that measured no better on Beauty
     seed: int = _number(7, 0, 2**31)  # the same seed, snapshot and machine give the same weights

@@ -46,7 +46,7 @@ class SequenceConfig:
     """Sizes and rates; `for_shop` sets those that depend on the data."""
 
     width: int = 128
-    blocks: int = 1  # histories are short: a second block costs a third and measured no better
+    blocks: int = 1  # with short histories a second one costs a third and measured no better
     heads: int = 2
     length: int = 50  # newest events looked at
     dropout: float = 0.5
@@ -71,7 +71,8 @@ class SequenceConfig:
         long = np.quantile(events[events > 0], 0.9) if events.any() else 10
         crowded = len(data.events.user) / max(len(data.item_ids), 1)
         dropout = float(np.clip(0.5 - 0.24 * np.log10(max(crowded, 1) / 16), 0.2, 0.5))
-        config = cls(length=int(np.clip(long, 10, 200)), dropout=round(dropout, 2))
+        length = int(np.clip(long, 10, 200))
+        config = cls(length=length, dropout=round(dropout, 2), blocks=1 if length < 50 else 2)
         return replace(config, **changes)
 
 

@@ -8,7 +8,7 @@ bring their own network and loss.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -52,6 +52,8 @@ class TaskData:
 
     texts: list[str]
     splits: dict[str, Examples]
+    pairs: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 2), np.int64))
+    """[pairs, 2] texts that shoppers brought together in the days to train on: looked at, then wanted."""
 
 
 class Task(Protocol):
@@ -80,6 +82,11 @@ CODES = {"browse": 0, "click": 1, "cart": 1, "purchase": 2}
 """Label of each behaviour."""
 
 
+WANTED = ("cart", "purchase")
+NEAR = 5
+"""Products of one shopper that lie so near each other, in order of days, count as brought together."""
+
+
 class BehaviorTask:
     """What shoppers do with a product, from its words alone: browse, click or purchase.
 
@@ -96,7 +103,7 @@ class BehaviorTask:
         items = items.filter(pc.not_equal(items["text"], ""))
         texts = pc.unique(items["text"])
         number = pc.index_in(items["text"], value_set=texts)
-        rows = snapshot.table("behaviors").select(["day", "item_id", "behavior"])
+        rows = snapshot.table("behaviors").select(["day", "user_key", "item_id", "behavior"])
         place = pc.index_in(rows["item_id"], value_set=pc.cast(items["item_id"], rows["item_id"].type))
         target = pc.index_in(rows["behavior"], value_set=pa.array(list(CODES)))
         keep = pc.and_(pc.is_valid(place), pc.is_valid(target))
@@ -107,7 +114,13 @@ class BehaviorTask:
         dev = np.datetime64(snapshot.cut_off - timedelta(days=1))
         where = {"train": day < dev, "dev": day == dev, "test": day > dev}
         splits = {name: Examples(text[at], code[at]) for name, at in where.items()}
-        return TaskData(texts.to_pylist(), splits)
+        known = day < dev
+        user = _numpy(pc.dictionary_encode(rows["user_key"]).combine_chunks().indices)
+        wanted = np.asarray(pc.is_in(rows["behavior"], value_set=pa.array(WANTED)))
+        order = np.lexsort((text, day, user))
+        order = order[known[order]]
+        pairs = _together(user[order], text[order], code[order] > 0, wanted[order])
+        return TaskData(texts.to_pylist(), splits, pairs)
 
     def network(self, encoder: PreTrainedModel) -> TextClassifier:
         from assets.model.network import HeadConfig, TextClassifier
@@ -134,6 +147,19 @@ class BehaviorTask:
 
 TASKS: dict[str, Callable[[], Task]] = {"behavior": BehaviorTask}
 """Tasks by the name that a recipe gives."""
+
+
+def _together(
+    user: NDArray[np.int64], text: NDArray[np.int64], looked: NDArray[np.bool_], wanted: NDArray[np.bool_]
+) -> NDArray[np.int64]:
+    """[pairs, 2] of rows by user and time: something clicked or more, and something near it that was wanted."""
+    pairs = [np.zeros((0, 2), np.int64)]
+    for step in range(1, NEAR + 1):
+        near = (user[step:] == user[:-step]) & (text[step:] != text[:-step])
+        for a, b in ((slice(None, -step), slice(step, None)), (slice(step, None), slice(None, -step))):
+            both = near & looked[a] & wanted[b]
+            pairs.append(np.column_stack([text[a][both], text[b][both]]))
+    return np.concatenate(pairs)
 
 
 def _numpy(column: pa.ChunkedArray | pa.Array) -> NDArray[np.int64]:

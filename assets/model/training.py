@@ -77,7 +77,8 @@ def train(  # noqa: PLR0917
     network = task.network(encoder).to(device)
     tokens = Tokens.of(data.texts, tokenizer, longest(encoder, tokenizer, recipe.max_length))
     examples = _drawn(data.splits["train"], recipe)
-    loop = _Loop(task, network, tokens, {**data.splits, "train": examples}, recipe, device, progress)
+    splits = {**data.splits, "train": examples}
+    loop = _Loop(task, network, tokens, splits, data.pairs, recipe, device, progress)
     try:
         loop.run()
     except torch.OutOfMemoryError as error:
@@ -124,12 +125,15 @@ class _Loop:
         network: TextClassifier,
         tokens: Tokens,
         splits: dict[str, Examples],
+        pairs: NDArray[np.int64],
         recipe: Recipe,
         device: torch.device,
         progress: Progress,
     ) -> None:
         self.task, self.network, self.tokens, self.splits = task, network, tokens, splits
         self.recipe, self.device, self.progress = recipe, device, progress
+        self.pairs, self.random = pairs, np.random.default_rng(recipe.seed + 1)
+        self.wanted = np.bincount(pairs[:, 1], minlength=len(tokens.lengths)) / max(len(pairs), 1)
         self.loss: Loss = task.loss(splits["train"], recipe.class_weights == "balanced")
         self.optimizer = _optimizer(network, recipe, device)
         self.curve: dict[str, list[dict[str, float]]] = {"train": [], "dev": []}
@@ -176,6 +180,8 @@ class _Loop:
         targets = torch.from_numpy(examples.target).to(self.device)
         with _precision(self.device):
             loss = self.loss(self.network(ids, mask), targets)
+            if self.recipe.contrast and len(self.pairs):
+                loss = loss + self.recipe.contrast * self._contrast(len(examples))
         loss.backward()
         nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.clip)
         self.optimizer.step()
@@ -185,6 +191,18 @@ class _Loop:
         self.seen += len(examples)
         self.real += int(self.tokens.lengths[examples.text].sum())
         self.padded += ids.numel()
+
+    def _contrast(self, size: int) -> torch.Tensor:
+        """How well the vectors of `size` drawn pairs find each other among all of them (`contrastive_loss`)."""
+        pairs = self.pairs[self.random.integers(0, len(self.pairs), size)]
+        texts, place = np.unique(pairs, return_inverse=True)
+        ids, mask = self.tokens.batch(texts, self.device)
+        self.real += int(self.tokens.lengths[texts].sum())
+        self.padded += ids.numel()
+        vectors = self.network.vectors(ids, mask)
+        share = torch.from_numpy(self.wanted[pairs[:, 1]].astype(np.float32)).to(self.device)
+        rows = torch.from_numpy(place.reshape(-1, 2)).to(self.device)
+        return contrastive_loss(vectors[rows[:, 0]], vectors[rows[:, 1]], rows, share)
 
     def _collect(self) -> None:
         for step, rate, loss in self.waiting:
@@ -241,6 +259,7 @@ class _Loop:
     def metrics(self) -> dict[str, Any]:
         return {
             "steps": int(self.steps),
+            "pairs": len(self.pairs),
             "examples": {name: len(self.splits[name]) for name in SPLITS},
             **{name: report for name, (report, _) in self.report.items()},
         }
@@ -253,6 +272,34 @@ class _Loop:
             "tokens_per_second": round(self.real / seconds, 1),
             "padding": round(1 - self.real / max(self.padded, 1), 4),
         }
+
+
+def contrastive_loss(
+    one: torch.Tensor,
+    other: torch.Tensor,
+    rows: torch.Tensor,
+    share: torch.Tensor,
+    temperature: float = 0.05,
+) -> torch.Tensor:
+    """InfoNCE over the pairs of a batch (van den Oord et al., 2018), with the logQ correction.
+
+    Another pair's partner is a negative as often as it is wanted, so its logit is lowered by log(share), or
+    popular products would be pushed away from everything (Yi et al., RecSys 2019).
+
+    Args:
+        one, other: [pairs, D] vectors of length 1.
+        rows: [pairs, 2] which texts they are: the same text is no negative of itself.
+        share: [pairs] of all pairs that have this partner.
+        temperature: of the cosines.
+
+    Returns:
+        Mean over the pairs, a scalar.
+    """
+    logits = (one @ other.T).float() / temperature - share.clamp(min=1e-9).log()
+    same = (rows[None, :, 1] == rows[:, None, 1]) | (rows[None, :, 1] == rows[:, None, 0])
+    own = torch.eye(len(rows), dtype=torch.bool, device=rows.device)
+    logits = logits.masked_fill(same & ~own, float("-inf"))
+    return nn.functional.cross_entropy(logits, torch.arange(len(rows), device=rows.device))
 
 
 def _optimizer(network: nn.Module, recipe: Recipe, device: torch.device) -> torch.optim.Optimizer:
