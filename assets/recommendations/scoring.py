@@ -109,7 +109,7 @@ def write_scores(
         "model_version": model_version,
         "snapshot_id": snapshot_id,
         "shelf_size": size,
-        "rules": Rules.from_dict(recommender.params.get("rules", {})).to_dict(),
+        "rules": recommender.rules.to_dict(),
         "items": len(recommender.data.item_ids),
         "rows": {file: table.num_rows for file, table in tables.items()},
         "sha256": {file: hashlib.sha256((aside / file).read_bytes()).hexdigest() for file in tables},

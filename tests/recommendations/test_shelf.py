@@ -13,16 +13,15 @@ from multiprocessing.synchronize import Event as Flag
 from pathlib import Path
 
 import duckdb
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
 from assets.model.recommender import Recommender
-from assets.model.rules import Rules, arrange
+from assets.model.rules import Rules
 from assets.model.snapshot import snapshot_of
-from assets.recommendations.scoring import RECOMMENDATIONS, SIMILAR, Scores, _stamped, audit_scores
+from assets.recommendations.scoring import RECOMMENDATIONS, SIMILAR, Scores, audit_scores, write_scores
 from assets.recommendations.shelf import (
     NoShelfError,
     ShelfAuditError,
@@ -145,21 +144,13 @@ def colourful() -> Colourful:
 
 
 def arranged(home: Home, rules: Rules) -> Scores:
-    """A night whose shelves are arranged by `rules`, as its manifest says."""
+    """A night under `rules`."""
     world = colourful()
     scores = make_night(home, world)
-    version = scores.manifest["model_version"]
-    snapshot = snapshot_of(home, scores.day)
+    version, snapshot = scores.manifest["model_version"], snapshot_of(home, scores.day)
     made = Recommender.load(ModelStore(home).path(version), snapshot, world.vectors, world.items)
-    everything = made.recommend(None, len(world.items))
-    row = np.unique(everything["user_key"].to_pylist(), return_inverse=True)[1]
-    item = np.searchsorted(made.data.item_ids, everything["item_id"].to_pylist())
-    chosen = arrange(made.data, row, item, everything["score"].to_numpy(), 5, rules)
-    table = _stamped(everything.take(chosen), scores.day, version, snapshot.id)
-    _, size = np.unique(row[chosen], return_counts=True)
-    rank = pa.array(np.concatenate([np.arange(1, n + 1) for n in size]), pa.int32())
-    rewrite(scores, table.set_column(table.column_names.index("rank"), "rank", rank), rules)
-    return Scores.of(home, scores.day)
+    ruled = replace(made, fitted=replace(made.fitted, params={**made.params, "rules": rules.to_dict()}))
+    return write_scores(home, scores.day, ruled, model_version=version, snapshot_id=snapshot.id)
 
 
 def rewrite(scores: Scores, table: pa.Table, rules: Rules) -> None:
