@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Any
 
@@ -10,15 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from assets.model.interactions import Floats, HeldOut, Interactions, Ints
-from assets.model.recommender import Matrix, Recommender, fit_recommender
-from assets.model.sequence import SequenceConfig, SequenceTrainer
+from assets.model.recommender import Fitted, Matrix, Recommender, fit_recommender
+from assets.model.sequence import SequenceConfig, SequenceModel, SequenceTrainer
 from assets.model.training import pick_device
 from benchmarks.vectors import encoded
 
 VALUES = {"browse": 0.05, "click": 0.2, "purchase": 1.0}
 """The values a new shop begins with."""
 TRAINED = 0.4
-"""Share of a time budget for the sequence model's constant rate; cooling down twice takes half as much again."""
+"""Share of a time budget for the sequence model's constant rate; cooling down twice takes half as much."""
 
 
 class Nightshelf:
@@ -26,20 +26,41 @@ class Nightshelf:
 
     name = "nightshelf"
 
+    def __init__(self, without: Collection[str] = (), words: bool = True, **changes: Any) -> None:
+        """
+        Args:
+            without: channels to do without, for an ablation.
+            words: whether items have text vectors.
+            changes: of `SequenceConfig.for_shop`.
+        """
+        self._without, self._words, self._changes = without, words, changes
+
     def fit(self, valid: HeldOut, seed: int, seconds: float, log: Callable[[str], None]) -> None:
         """As a night does: train on what is known, learn the ranking on what is held out."""
-        self._vectors = encoded(valid.past.texts, log)
+        texts = valid.past.texts
+        self._vectors = encoded(texts if self._words else np.full(len(texts), "", object), log)
         held = replace(valid, past=self._with_words(valid.past))
-        config = SequenceConfig.for_shop(held.past, new_only=not held.repeats, seed=seed)
+        settings = {"new_only": not held.repeats, "seed": seed, **self._changes}
+        config = SequenceConfig.for_shop(held.past, **settings)
         log(f"sequence model: {config}")
         self._trainer = SequenceTrainer(config, pick_device(), TRAINED * seconds, log)
-        model = self._trainer.fit(held)
+        self._model = self._trainer.fit(held)
+        self.learn(held, self._model, seed, log)
+
+    def learn(self, held: HeldOut, model: SequenceModel, seed: int, log: Callable[[str], None]) -> None:
+        """The part after the sequence model."""
         self._fitted = fit_recommender(
-            held, VALUES, model, everyone_comes=not held.repeats, seed=seed, log=log
+            held,
+            VALUES,
+            model,
+            everyone_comes=not held.repeats,
+            without=self._without,
+            seed=seed,
+            log=log,
         )
 
     def refit(self, past: Interactions) -> None:
-        """The sequence model's cooling down is done again with the validation days in it, all else refitted."""
+        """The sequence model cools down again with the validation days in it, and all else is refitted."""
         data = self._with_words(past)
         self._recommender = Recommender(self._fitted, data, self._trainer.cooled(data))
 
@@ -55,6 +76,46 @@ class Nightshelf:
         """What was chosen on validation."""
         return {"steps": self._trainer.steps, "ranker": self._fitted.params["dev"]}
 
+    @property
+    def channels(self) -> list[str]:
+        """The channels in use."""
+        return list(self._recommender.channels)
+
+    def without(
+        self, part: str, valid: HeldOut, seed: int, seconds: float, log: Callable[[str], None]
+    ) -> Nightshelf:
+        """Another one that shares the sequence model and does without a channel, or without "trees"."""
+        other = Nightshelf() if part == "trees" else Nightshelf(without=[part])
+        other._vectors, other._trainer = self._vectors, self._trainer
+        held = replace(valid, past=self._with_words(valid.past))
+        if part == "trees":
+            other._fitted = Fitted(self._fitted.params, {})
+        else:
+            other.learn(held, self._model, seed, log)
+        return other
+
     def _with_words(self, data: Interactions) -> Interactions:
         vectors: NDArray[np.float32] = self._vectors
         return replace(data, vectors=vectors)
+
+
+class NightshelfStrict(Nightshelf):
+    """Learnt from what precedes the validation items only, as published leave-one-out figures are.
+
+    The validation items are in the histories, as in the published protocol, but teach no method anything.
+    """
+
+    name = "nightshelf_strict"
+
+    def fit(self, valid: HeldOut, seed: int, seconds: float, log: Callable[[str], None]) -> None:
+        super().fit(valid, seed, seconds, log)
+        self._known = self._with_words(valid.past)
+
+    def refit(self, past: Interactions) -> None:
+        data = self._with_words(past)
+        self._recommender = Recommender(self._fitted, data, self._model)
+        known = Recommender(self._fitted, self._known, self._model)
+        for channel in known.channels.values():
+            # What a channel has learnt stays; the histories that it looks at are longer by one item.
+            channel._data = data  # type: ignore[attr-defined]
+        self._recommender.__dict__["channels"] = known.channels

@@ -16,7 +16,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from functools import cached_property
@@ -133,6 +133,7 @@ def fit_recommender(
     rules: Mapping[str, Any] | None = None,
     *,
     everyone_comes: bool = False,
+    without: Collection[str] = (),
     seed: int = 0,
     log: Log = lambda message: None,
 ) -> Fitted:
@@ -143,6 +144,7 @@ def fit_recommender(
         values: value of browse, click and purchase: a number or "price" (`Shop.values`).
         sequence: trained on nothing later than `held.past`.
         rules: what the shop decides about its shelf (`Shop.rules`).
+        without: channels to do without.
         everyone_comes: probabilities are for those who are judged, not for everyone with a history.
         seed: of samples and trees.
         log: told the progress.
@@ -151,6 +153,7 @@ def fit_recommender(
     params: dict[str, Any] = {
         "format": FORMAT,
         "asks": asks,
+        "without": sorted(without),
         "repeats": held.repeats,
         "values": {name: values[name] for name in OUTCOMES},
         "rules": fit_rules(held.past, rules or {}).to_dict(),
@@ -226,7 +229,7 @@ class Recommender:
 
     @cached_property
     def channels(self) -> dict[str, Channel]:
-        """All channels, fitted."""
+        """All channels that are used, fitted."""
         every = channels()
         if self.sequence:
             asked = {
@@ -234,9 +237,10 @@ class Recommender:
                 for name, level in self.params["asks"].items()
             }
             every = {**asked, **every}
-        for channel in every.values():
+        used = {name: channel for name, channel in every.items() if name not in self.params["without"]}
+        for channel in used.values():
             channel.fit(self.data)
-        return every
+        return used
 
     @cached_property
     def features(self) -> Features:

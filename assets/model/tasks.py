@@ -152,7 +152,7 @@ TASKS: dict[str, Callable[[], Task]] = {"behavior": BehaviorTask}
 def _together(
     user: NDArray[np.int64], text: NDArray[np.int64], looked: NDArray[np.bool_], wanted: NDArray[np.bool_]
 ) -> NDArray[np.int64]:
-    """[pairs, 2] of rows by user and time: something clicked or more, and something near it that was wanted."""
+    """[pairs, 2] of rows by user and time: something clicked or more, and what was wanted near it."""
     pairs = [np.zeros((0, 2), np.int64)]
     for step in range(1, NEAR + 1):
         near = (user[step:] == user[:-step]) & (text[step:] != text[:-step])

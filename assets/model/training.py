@@ -193,7 +193,7 @@ class _Loop:
         self.padded += ids.numel()
 
     def _contrast(self, size: int) -> torch.Tensor:
-        """How well the vectors of `size` drawn pairs find each other among all of them (`contrastive_loss`)."""
+        """How well the vectors of `size` drawn pairs find each other (`contrastive_loss`)."""
         pairs = self.pairs[self.random.integers(0, len(self.pairs), size)]
         texts, place = np.unique(pairs, return_inverse=True)
         ids, mask = self.tokens.batch(texts, self.device)

@@ -1,0 +1,116 @@
+"""What is each channel, and each trick, worth? The whole, and the whole without one part, on the same split.
+
+    python -m benchmarks.ablation --interactions log.csv --items items.csv --split temporal --out a.json
+
+Everything else is learnt again without the part: candidates, ranker and trees. The difference is paired by
+user, with its 95 % bootstrap interval. Parts of the sequence model are trained anew, all others share one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+TRICKS: dict[str, dict[str, Any]] = {
+    "text in the sequence model": {"words": False},
+    "dropping id residuals": {"id_dropout": 0.0},
+}
+"""Part of the sequence model → how to do without."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure and print; returns 0."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.ablation",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--interactions", type=Path, required=True)
+    parser.add_argument("--items", type=Path)
+    parser.add_argument("--split", choices=("leave-one-out", "temporal"), required=True)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--minutes", type=float, default=5.0, help="of training, for each sequence model")
+    parser.add_argument("--users", type=int, default=4000, help="of the test, at most")
+    parser.add_argument("--out", type=Path, required=True)
+    asked = parser.parse_args(arguments)
+
+    from assets.model.sequence import sample
+    from benchmarks.data import read
+    from benchmarks.splits import split
+
+    log = _teller()
+    data = read(asked.interactions, asked.items, log)
+    held = split(data.interactions, asked.split, data.timed)
+    held = replace(held, test=replace(held.test, users=sample(held.test.users, asked.users)))
+    report = ablate(held, asked.seed, 60 * asked.minutes, log)
+    asked.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    print(markdown(report))
+    return 0
+
+
+def ablate(held: Any, seed: int, seconds: float, log: Callable[[str], None]) -> dict[str, Any]:
+    """NDCG@10 of the whole, and what it loses without each part.
+
+    Returns:
+        users, `ndcg@10`, and `parts`: name → mean, low and high of (without the part − the whole).
+    """
+    from assets.model.evaluation import paired_bootstrap
+    from benchmarks.nightshelf import Nightshelf
+
+    whole = Nightshelf()
+    whole.fit(held.valid, seed, seconds, log)
+    whole.refit(held.test.past)
+    best = _ndcg(whole, held.test)
+    log(f"the whole: NDCG@10 {best.mean():.4f}")
+    parts = {}
+    for name in [*whole.channels, "trees", *TRICKS]:
+        other = whole.without(name, held.valid, seed, seconds, log) if name not in TRICKS else None
+        if other is None:
+            other = Nightshelf(**TRICKS[name])
+            other.fit(held.valid, seed, seconds, log)
+        other.refit(held.test.past)
+        parts[name] = asdict(paired_bootstrap(_ndcg(other, held.test) - best))
+        log(f"without {name}: {parts[name]['mean']:+.4f}")
+    return {"users": len(best), "ndcg@10": float(best.mean()), "parts": parts}
+
+
+def markdown(report: dict[str, Any]) -> str:
+    """A table, the part that is missed most first."""
+    rows = [
+        f"| {name} | {part['mean']:+.4f} | {part['low']:+.4f} to {part['high']:+.4f} |"
+        for name, part in sorted(report["parts"].items(), key=lambda item: item[1]["mean"])
+    ]
+    head = f"NDCG@10 of the whole: {report['ndcg@10']:.4f} ({report['users']:,} users)"
+    return "\n".join([head, "", "| without | NDCG@10 | 95 % interval |", "|---|---:|---|", *rows])
+
+
+def _ndcg(method: Any, test: Any) -> Any:
+    from assets.model.interactions import blocks
+    from assets.model.metrics import ranking_metrics
+
+    parts = [
+        ranking_metrics(method.scores(b), test.relevant(b), 10, test.allowed(b))["ndcg@10"]
+        for b in blocks(test.users, len(test.past.item_ids))
+    ]
+    return np.nan_to_num(np.concatenate(parts))
+
+
+def _teller() -> Callable[[str], None]:
+    began = time.monotonic()
+
+    def tell(message: str) -> None:
+        print(f"[{time.monotonic() - began:6.0f} s] {message}", file=sys.stderr, flush=True)
+
+    return tell
+
+
+if __name__ == "__main__":
+    sys.exit(main())
