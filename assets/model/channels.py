@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, diags
 
 from assets.model.interactions import LEVELS, Floats, Interactions, Ints
+from assets.model.rules import new_items
 
 if TYPE_CHECKING:
     from assets.model.sequence import SequenceModel
@@ -242,6 +243,24 @@ class Text:
 
 
 @dataclass
+class Novelty(Text):
+    """New items whose words are near the user's: those that nobody has had the time to meet yet."""
+
+    _new: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool), repr=False)
+
+    @property
+    def name(self) -> str:
+        return "novelty"
+
+    def fit(self, data: Interactions) -> None:
+        super().fit(data)
+        self._new = new_items(data)
+
+    def scores(self, users: Ints) -> Matrix:
+        return super().scores(users) * self._new
+
+
+@dataclass
 class SequenceChannel:
     """What the sequence model expects next, when asked for one behaviour: e^(logit − the user's largest)."""
 
@@ -300,6 +319,7 @@ def channels() -> dict[str, Channel]:
         Ease(),
         Ease("long", decay=0.97),
         Text(),
+        Novelty(),
         Attributes(),
         Segment("category"),
         Segment("brand"),

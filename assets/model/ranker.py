@@ -136,24 +136,32 @@ def fit_ranker(
     whole = _blend(pairs, names)
     if min(len(half.start) for half in halves) < FEWEST / 2 or not _can_grow(log):
         return whole, (blends[0], blends[1]), figures
-    tried = [
-        _boosted(blend, half, other, seed)
-        for blend, half, other in zip(blends, halves, halves[::-1], strict=True)
-    ]
-    # A number of trees that was chosen on the shoppers it is judged by would look good on noise, too.
-    numbers = [max(booster.best_iteration, 1) for booster in tried]
-    fold = [
-        Ranker(names, blend.weights, booster.model_to_string(num_iteration=number))
-        for blend, booster, number in zip(blends, tried, numbers[::-1], strict=True)
-    ]
-    better = [ndcg(f.scores(half.features), half) for f, half in zip(fold, halves[::-1], strict=True)]
-    figures["trees"] = float(np.concatenate(better).mean())
-    trees, gain = round(np.mean(numbers)), np.concatenate(better) - np.concatenate(honest)
+    numbers: list[int] = []
+    fold, gain = [], []
+    for blend, half, other in zip(blends, halves, halves[::-1], strict=True):
+        quarters = [other.of(other.user // 2 % 2 == n) for n in (0, 1)]
+        booster, best = _boosted(blend, half, quarters, seed)
+        fold.append((blend, booster))
+        numbers += best
+        for quarter, number in zip(quarters, best[::-1], strict=True):
+            # Trees as many as suit these very shoppers would look good on noise, too.
+            ranker = Ranker(names, blend.weights, booster.model_to_string(num_iteration=number))
+            before, after = (ndcg(r.scores(quarter.features), quarter) for r in (blend, ranker))
+            gain.append(after - before)
+    trees, gained = round(np.mean(numbers)), np.concatenate(gain)
+    figures["trees"] = figures["blend"] + float(gained.mean())
     log(f"ranker: NDCG@10 of the blend {figures['blend']:.4f}, with {trees} trees {figures['trees']:.4f}")
-    if gain.mean() <= gain.std() / len(gain) ** 0.5:  # one standard error (Breiman et al., 1984)
+    if gained.mean() <= gained.std() / len(gained) ** 0.5:  # a standard error (Breiman et al., 1984)
         return whole, (blends[0], blends[1]), figures
+    honest_trees = [
+        Ranker(names, blend.weights, booster.model_to_string(num_iteration=trees)) for blend, booster in fold
+    ]
     booster = _train(whole, pairs, trees, seed)
-    return Ranker(names, whole.weights, booster.model_to_string()), (fold[0], fold[1]), figures
+    return (
+        Ranker(names, whole.weights, booster.model_to_string()),
+        (honest_trees[0], honest_trees[1]),
+        figures,
+    )
 
 
 def _can_grow(log: Log) -> bool:
@@ -204,18 +212,20 @@ def _blend(pairs: Pairs, names: list[str]) -> Ranker:
     return Ranker(names, found.x / scale)
 
 
-def _boosted(blend: Ranker, pairs: Pairs, others: Pairs, seed: int) -> Any:
-    """Trees on one half, as long as they help on the other."""
+def _boosted(blend: Ranker, pairs: Pairs, others: Sequence[Pairs], seed: int) -> tuple[Any, list[int]]:
+    """Trees on some shoppers, as long as they help all groups of others; how many help each group most."""
     import lightgbm
 
     known = _dataset(blend, pairs)
-    return lightgbm.train(
+    told: dict[str, dict[str, list[float]]] = {}
+    booster = lightgbm.train(
         {**SETTINGS, "seed": seed},
         known,
         num_boost_round=TREES,
-        valid_sets=[_dataset(blend, others, known)],
-        callbacks=[lightgbm.early_stopping(PATIENCE, verbose=False)],
+        valid_sets=[_dataset(blend, group, known) for group in others],
+        callbacks=[lightgbm.early_stopping(PATIENCE, verbose=False), lightgbm.record_evaluation(told)],
     )
+    return booster, [int(np.argmax(figures["ndcg@10"])) + 1 for figures in told.values()]
 
 
 def _train(blend: Ranker, pairs: Pairs, trees: int, seed: int) -> Any:

@@ -42,7 +42,7 @@ from assets.model.interactions import (
 from assets.model.metrics import top_k
 from assets.model.ranker import Pairs, Ranker, fit_ranker
 from assets.model.reasons import OFFERED, POPULAR, reasons
-from assets.model.rules import Rules, allowed, arrange, fit_rules
+from assets.model.rules import Rules, allowed, arrange, fit_rules, new_items
 
 if TYPE_CHECKING:
     from assets.model.sequence import SequenceModel
@@ -429,7 +429,8 @@ class Recommender:
         score = (p * worth[found.item]).sum(axis=1)
         relevance = self.rankers["browse"].scores(found.features)
         order = np.lexsort((found.item, -relevance, -np.round(score, 12), found.row))
-        best = order[_within(found.row[order], max(CANDIDATES, k))]
+        first = _within(found.row[order], max(CANDIDATES, k))
+        best = order[first | new_items(self.data)[found.item[order]]]
         kept = best[arrange(self.data, found.row[best], found.item[best], score[best], k, self.rules)]
         rank = np.arange(len(kept)) - np.searchsorted(found.row[kept], found.row[kept]) + 1
         return Shown(found.row[kept], rank, found.item[kept], score[kept], p[kept], found.features[kept])
@@ -450,7 +451,9 @@ class Recommender:
         met = [np.bincount(recent.item[recent.level >= LEVELS[b]], minlength=len(worth)) for b in OUTCOMES]
         p = np.column_stack(met)[best] / max(visits, 1)
         score = (p * worth[best]).sum(axis=1)
-        order = np.lexsort((best, -np.round(score, 12)))[:k]
+        order = np.lexsort((best, -np.round(score, 12)))
+        one_shelf = np.zeros(len(order), np.int64)
+        order = order[arrange(self.data, one_shelf, best[order], score[order], k, self.rules)]
         item = best[order]
         told = np.where(p[order, 0] > 0, POPULAR, OFFERED), np.full(len(item), None, object)
         columns = [np.full(len(item), key, object), np.arange(len(item)) + 1, self.data.item_ids[item]]
