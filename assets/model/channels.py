@@ -243,9 +243,10 @@ class Text:
 
 
 @dataclass
-class Novelty(Text):
+class Novelty:
     """New items whose words are near the user's: those that nobody has had the time to meet yet."""
 
+    text: Text = field(default_factory=Text)
     _new: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool), repr=False)
 
     @property
@@ -253,11 +254,11 @@ class Novelty(Text):
         return "novelty"
 
     def fit(self, data: Interactions) -> None:
-        super().fit(data)
+        self.text.fit(data)
         self._new = new_items(data)
 
     def scores(self, users: Ints) -> Matrix:
-        return super().scores(users) * self._new
+        return self.text.scores(users) * self._new
 
 
 @dataclass
