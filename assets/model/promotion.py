@@ -37,8 +37,8 @@ def evaluate_night(home: Home, day: date, log: Log = lambda message: None) -> Ev
 
     store, snapshot = ModelStore(home), snapshot_of(home, day)
     version, before = store.candidate(day), store.champion_before(day)
-    candidate = open_recommender(store.path(version), snapshot, home.vectors, log)
-    incumbent = open_recommender(store.path(before.version), snapshot, home.vectors, log) if before else None
+    candidate = open_recommender(store.path(version), snapshot, home, log)
+    incumbent = open_recommender(store.path(before.version), snapshot, home, log) if before else None
     evaluation = evaluate(
         candidate,
         incumbent,

@@ -227,6 +227,11 @@ class Recommender:
         """The same parameters, knowing nothing later than `day`."""
         return Recommender(self.fitted, self.data.until(day), self.sequence)
 
+    def under(self, rules: Mapping[str, Any]) -> Recommender:
+        """The same, under what the shop decides about its shelf now (`Shop.rules`)."""
+        params = {**self.params, "rules": self.rules.under(rules).to_dict()}
+        return Recommender(Fitted(params, self.fitted.trees), self.data, self.sequence)
+
     @cached_property
     def channels(self) -> dict[str, Channel]:
         """All channels that are used, fitted."""

@@ -10,21 +10,27 @@ from assets.model.recommender import Recommender
 
 if TYPE_CHECKING:
     from assets.model.snapshot import Snapshot
+    from resources.home import Home
 
 
 def open_recommender(
-    bundle: Path, snapshot: Snapshot, cache: Path, log: Callable[[str], None] = lambda message: None
+    bundle: Path,
+    snapshot: Snapshot,
+    home: Home,
+    log: Callable[[str], None] = lambda message: None,
 ) -> Recommender:
     """The bundle's recommender on the snapshot's items, their texts encoded by the bundle's own encoder.
 
     Args:
         bundle: a verified bundle folder (`ModelStore.path`).
         snapshot: whose items are recommended, and whose behaviour is looked back on.
-        cache: folder of cached item vectors (`Home.vectors`); only unseen texts are encoded.
+        home: whose cached item vectors are used (only unseen texts are encoded), and whose rules of the shelf
+            hold.
         log: told the progress.
     """
     from assets.model.vectors import item_vectors
 
     items = snapshot.table("items").select(["item_id", "text"]).to_pydict()
-    vectors = item_vectors(bundle / "encoder", [text or "" for text in items["text"]], cache, log)
-    return Recommender.load(bundle, snapshot, vectors, items["item_id"])
+    vectors = item_vectors(bundle / "encoder", [text or "" for text in items["text"]], home.vectors, log)
+    recommender = Recommender.load(bundle, snapshot, vectors, items["item_id"])
+    return recommender.under(home.shop.rules.model_dump())

@@ -77,7 +77,7 @@ def score(home: Home, day: date, log: Callable[[str], None] = lambda message: No
             f"no model serves on {day}: materialize champion_model for {day} first (`nightshelf night {day}`)"
         )
     snapshot = snapshot_of(home, day)
-    recommender = open_recommender(store.path(champion.version), snapshot, home.vectors, log)
+    recommender = open_recommender(store.path(champion.version), snapshot, home, log)
     log(f"scoring {len(recommender.data.known_users):,} shoppers with {champion.version}")
     values = home.shop.values.model_dump()
     return write_scores(
