@@ -137,11 +137,12 @@ def fit_ranker(
     if min(len(half.start) for half in halves) < FEWEST / 2 or not _can_grow(log):
         return whole, (blends[0], blends[1]), figures
     numbers: list[int] = []
-    fold, gain = [], []
+    grown, gain = [], []
     for blend, half, other in zip(blends, halves, halves[::-1], strict=True):
-        quarters = [other.of(other.user // 2 % 2 == n) for n in (0, 1)]
+        turn = np.repeat(np.arange(len(other.start)), other.count) % 2
+        quarters = [other.of(turn == n) for n in (0, 1)]
         booster, best = _boosted(blend, half, quarters, seed)
-        fold.append((blend, booster))
+        grown.append(booster)
         numbers += best
         for quarter, number in zip(quarters, best[::-1], strict=True):
             # Trees as many as suit these very shoppers would look good on noise, too.
@@ -153,15 +154,12 @@ def fit_ranker(
     log(f"ranker: NDCG@10 of the blend {figures['blend']:.4f}, with {trees} trees {figures['trees']:.4f}")
     if gained.mean() <= gained.std() / len(gained) ** 0.5:  # a standard error (Breiman et al., 1984)
         return whole, (blends[0], blends[1]), figures
-    honest_trees = [
-        Ranker(names, blend.weights, booster.model_to_string(num_iteration=trees)) for blend, booster in fold
+    folds = [
+        Ranker(names, blend.weights, booster.model_to_string(num_iteration=trees))
+        for blend, booster in zip(blends, grown, strict=True)
     ]
-    booster = _train(whole, pairs, trees, seed)
-    return (
-        Ranker(names, whole.weights, booster.model_to_string()),
-        (honest_trees[0], honest_trees[1]),
-        figures,
-    )
+    ranker = Ranker(names, whole.weights, _train(whole, pairs, trees, seed).model_to_string())
+    return ranker, (folds[0], folds[1]), figures
 
 
 def _can_grow(log: Log) -> bool:
@@ -223,6 +221,7 @@ def _boosted(blend: Ranker, pairs: Pairs, others: Sequence[Pairs], seed: int) ->
         known,
         num_boost_round=TREES,
         valid_sets=[_dataset(blend, group, known) for group in others],
+        keep_training_booster=True,  # else LightGBM cuts the trees to what suits one group
         callbacks=[lightgbm.early_stopping(PATIENCE, verbose=False), lightgbm.record_evaluation(told)],
     )
     return booster, [int(np.argmax(figures["ndcg@10"])) + 1 for figures in told.values()]
