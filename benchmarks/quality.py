@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 SPLITS = ("leave-one-out", "temporal")
 METHODS = (
     *("popularity", "popularity_7d", "revisit", "item_knn", "co_visitation", "ease"),
-    *("implicit_bm25", "implicit_als", "sasrec", "nightshelf"),
+    *("implicit_bm25", "implicit_als", "sasrec", "nightshelf", "nightshelf_strict"),
 )
 FAILED, REFUSED = 1, 2
 WIDE = 140

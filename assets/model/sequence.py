@@ -37,6 +37,8 @@ from assets.model.network import precision
 
 GAPS = 24
 """Buckets of the time since the event before: bucket b holds gaps of about 2^b seconds, up to half a year."""
+MEASURE_EVERY = 150
+"""Steps, at least, between two measurements on held-out pairs: fewer would take noise for the end."""
 PRICES = 11
 """Buckets of an item's price: deciles, and 0 for an unknown one."""
 
@@ -54,7 +56,7 @@ class SequenceConfig:
     learning_rate: float = 1e-3
     warmup: int = 100  # steps
     tokens: int = 2048  # events a step: small steps learn more per second on a CPU
-    epochs: int = 40  # at most; it stops when the held-out ranking no longer improves
+    epochs: int = 60  # at most; it stops when the held-out ranking no longer improves
     patience: int = 3  # measurements without improvement
     cool_down: float = 0.25  # of the steps before it, in which the rate falls to 0
     negatives: int = 1000  # items drawn for each step's softmax, beside those of the step itself
@@ -305,7 +307,7 @@ class SequenceTrainer:
         sequences, optimizer = Sequences.of(held.past), _optimizer(network, self.config)
         users = sample(held.users, 2000)
         began = told = time.perf_counter()
-        best, waited, step = -1.0, 0, 0
+        best, waited, step, measured = -1.0, 0, 0, 0
         self.steps, self.kept = 0, _state(network, optimizer)
         for epoch in range(self.config.epochs):
             for batch in self._batches(sequences):
@@ -317,7 +319,10 @@ class SequenceTrainer:
                     self.log(f"sequence model: epoch {epoch + 1}, loss {loss:.3f}, {speed:,.0f} events/s")
                 if time.perf_counter() - began > self.seconds:
                     break
-            reached = _quality(model, held, users)
+            over = epoch + 1 == self.config.epochs or time.perf_counter() - began > self.seconds
+            if step - measured < MEASURE_EVERY and not over:
+                continue
+            measured, reached = step, _quality(model, held, users)
             if reached > best * (1 + 1e-3) or not len(users):
                 best, waited, self.steps = reached, 0, step
                 self.kept = _state(network, optimizer)
@@ -416,9 +421,9 @@ class SequenceTrainer:
             states = network(vectors, torch.from_numpy(inner).to(self.device), level, gap)[learnt]
             choice = vectors[torch.from_numpy(place[inputs.size :]).to(self.device)]
             logits = (states + network.wanted(ask)) @ choice.T
-        logits = logits.float() - correction
-        logits = logits + functional.one_hot(answer, len(drawn)) * correction[answer, None]
-        return functional.cross_entropy(logits, answer)
+        logits = logits.float()
+        own = logits.gather(1, answer[:, None])  # the target is there for certain: its logit stays
+        return functional.cross_entropy((logits - correction).scatter(1, answer[:, None], own), answer)
 
     def _drawn(self, sequences: Sequences, wanted: Ints, items: int) -> tuple[Ints, Floats]:
         """Items of the softmax, in order, and the chance of each to be among them."""
