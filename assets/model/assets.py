@@ -106,6 +106,7 @@ def fine_tuned_model(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
             "padding": bundle.speed["padding"],
             "training seconds": bundle.speed["train_seconds"],
             "encoding seconds": bundle.speed["vector_seconds"],
+            "seconds of the sequence model": bundle.speed["sequence_seconds"],
             "peak memory (MiB)": bundle.speed["memory_mib"],
         },
     )
@@ -164,8 +165,9 @@ def model_evaluation(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
 def champion_model(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
     """Who serves from this night on: the candidate if the gate lets it pass, else the incumbent.
 
-    The gate asks that the candidate be no worse than the incumbent and better than the best baseline. The
-    very first model serves in any case, provisionally, for a shop wants a shelf.
+    The gate asks that the candidate be no worse than the incumbent, better than the best baseline, calibrated
+    and not too narrow. The very first model serves in any case, provisionally, for a shop wants
+    a shelf.
     """
     from assets.model.promotion import promote_night
     from resources.model_store import ModelStore

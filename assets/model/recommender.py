@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from assets.model.calibration import Curve, apply_curve, fit_curve
 from assets.model.channels import Channel, CoVisitation, Matrix, Popularity, SequenceChannel, channels
-from assets.model.features import EPSILON, Candidates, Features
+from assets.model.features import EPSILON, PER_CHANNEL, Candidates, Features
 from assets.model.interactions import (
     LEVELS,
     Floats,
@@ -166,6 +166,7 @@ def fit_recommender(
     asked = judged if everyone_comes else _sample(held.past.known_users, LEARN_FROM, seed + 1)
     every = _pairs(recommender, held, np.union1d(judged, asked))
     learnt, known = every.of(judged), every.of(asked)
+    params["dev"]["recall ceiling"] = _ceilings(learnt, recommender.features.names, held, judged, log)
     names = recommender.features.names
     rankers: dict[str, tuple[Ranker, tuple[Ranker, Ranker]]] = {}
     for name in OUTCOMES:
@@ -508,6 +509,21 @@ def _pairs(recommender: Recommender, held: HeldOut, users: Ints) -> _Learnt:
         parts.append(_Learnt(user, found.features, level, seen))
     columns = zip(*((part.user, part.features, part.level, part.seen) for part in parts), strict=True)
     return _Learnt(*(np.concatenate(column) for column in columns))
+
+
+def _ceilings(learnt: _Learnt, names: list[str], held: HeldOut, users: Ints, log: Log) -> dict[str, float]:
+    """Share of what was held out that is among each channel's first candidates, and among all of them: no
+    ranker can find more."""
+    wanted = max(float(held.relevant_counts()[users].sum()), 1.0)
+    met = learnt.level >= 0
+    ceilings = {"all": float(met.sum()) / wanted}
+    for column, name in enumerate(names):
+        if name.startswith("rank "):
+            first = learnt.features[:, column] < np.log1p(PER_CHANNEL)
+            said = learnt.features[:, names.index(name.replace("rank", "log", 1))] > np.log(2 * EPSILON)
+            ceilings[name.removeprefix("rank ")] = float((met & first & said).sum()) / wanted
+    log("recall ceilings: " + ", ".join(f"{name} {share:.3f}" for name, share in ceilings.items()))
+    return ceilings
 
 
 def _asks(held: HeldOut) -> dict[str, int]:
