@@ -236,6 +236,11 @@ class Ease:
             raise CannotRunError(
                 f"{items:,} items need {need / 2**30:.1f} GB of memory; {free / 2**30:.1f} are free"
             )
+        # Once to judge it and once to serve is the least.
+        if 2 * (wait := _seconds_to_invert(items)) > seconds:
+            raise CannotRunError(
+                f"inverting {items:,} × {items:,} takes some {wait:.0f} s, and it has {seconds:.0f} s"
+            )
         if not len(valid.users):
             return
 
@@ -270,19 +275,11 @@ class Ease:
     def _solve(self) -> None:
         if self._solved == (key := (id(self._past), self.settings["ridge"])):
             return
-        from scipy.linalg import lapack
-
         met = own_items(self._past, np.arange(len(self._past.users)), 1.0)[:, self._items]
         self._weights = np.zeros((0, 0), np.float32)  # let go of the last before the next is made
         gram = (met.T @ met).toarray().astype(np.float32, copy=False)
         gram[np.diag_indices_from(gram)] += np.float32(self.settings["ridge"])
-        # A symmetric matrix is its own transpose, and as such is laid out as LAPACK wants it: no copies.
-        factor, failed = lapack.spotrf(gram.T, lower=1, overwrite_a=1, clean=0)
-        if not failed:
-            inverse, failed = lapack.spotri(factor, lower=1, overwrite_c=1)
-        if failed:
-            raise ArithmeticError(f"XᵀX + {self.settings['ridge']}·I has no Cholesky factor in float32")
-        weights = _mirrored(inverse.T)
+        weights = _inverse(gram)
         weights /= -np.diag(weights).copy()
         np.fill_diagonal(weights, 0)
         self._weights, self._solved = weights, key
@@ -340,6 +337,32 @@ def _product(own: sparse.csr_array, likeness: Matrix | sparse.csr_array) -> Matr
     result = own @ likeness
     dense = result.toarray() if sparse.issparse(result) else result
     return np.asarray(dense, np.float32)
+
+
+def _inverse(matrix: Matrix) -> Matrix:
+    """Of a symmetric positive matrix, in its own place.
+
+    Raises:
+        ArithmeticError: it is not positive definite in float32.
+    """
+    from scipy.linalg import lapack
+
+    # A symmetric matrix is its own transpose, and as such is laid out as LAPACK wants it: no copies.
+    factor, failed = lapack.spotrf(matrix.T, lower=1, overwrite_a=1, clean=0)
+    if not failed:
+        factor, failed = lapack.spotri(factor, lower=1, overwrite_c=1)
+    if failed:
+        raise ArithmeticError(f"a {len(matrix):,} × {len(matrix):,} matrix has no Cholesky factor in float32")
+    return _mirrored(factor.T)
+
+
+def _seconds_to_invert(size: int, tried: int = 1500) -> float:
+    """About how long this machine needs, from a small matrix: the work grows with the third power."""
+    if size <= 2 * tried:
+        return 0.0
+    began = time.monotonic()
+    _inverse(np.eye(tried, dtype=np.float32))
+    return (time.monotonic() - began) * (size / tried) ** 3
 
 
 def _mirrored(matrix: Matrix, block: int = 1024) -> Matrix:

@@ -83,6 +83,10 @@ def test_ease_is_not_for_large_catalogues(monkeypatch):
     monkeypatch.setattr(opponents, "_free_memory", lambda: 100.0)
     with pytest.raises(CannotRunError, match="GB of memory"):
         Ease().fit(valid, 0, 1.0, print)
+    monkeypatch.undo()
+    monkeypatch.setattr(opponents, "_seconds_to_invert", lambda size: 60.0)
+    with pytest.raises(CannotRunError, match="some 60 s, and it has 100 s"):
+        Ease().fit(valid, 0, 100.0, print)
 
 
 @given(st.integers(1, 40), st.integers(1, 17))
