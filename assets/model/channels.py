@@ -403,7 +403,10 @@ def ease(data: Interactions) -> Matrix:
 
 
 def tags(data: Interactions) -> csr_matrix:
-    """[items, words] TF-IDF of what is said of each item, rows of length 1 (0 where nothing is)."""
+    """[items, words] TF-IDF of what is said of each item, rows of length 1 (0 where nothing is).
+
+    A word is as rare as it is among the items known by then: those of tomorrow make no difference.
+    """
     said = [
         _said(*row) for row in zip(data.categories, data.brands, data.attributes, data.titles, strict=True)
     ]
@@ -413,8 +416,9 @@ def tags(data: Interactions) -> csr_matrix:
     shape = (len(said), max(len(number), 1))
     matrix = csr_matrix((np.ones(len(column), np.float32), (row, column)), shape)
     matrix.data[:] = 1
-    seen = np.bincount(matrix.indices, minlength=shape[1])
-    matrix.data = np.log(len(said) / np.maximum(seen, 1)).astype(np.float32)[matrix.indices]
+    known = data.known_items
+    seen = np.bincount(matrix[known].indices, minlength=shape[1])
+    matrix.data = np.log(max(known.sum(), 1) / np.maximum(seen, 1)).astype(np.float32)[matrix.indices]
     length = np.sqrt(np.asarray(matrix.multiply(matrix).sum(axis=1))).reshape(-1)
     return csr_matrix(diags(1 / np.maximum(length, 1e-9)) @ matrix).astype(np.float32)
 
