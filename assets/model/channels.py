@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from assets.model.sequence import SequenceModel
 
 Matrix = NDArray[np.float32]
+HARDLY = 3
+"""Meetings (shoppers and days) below which hardly anybody has met an item."""
 EASE_UP_TO = 15_000
 """Items up to which EASE is fitted: its matrix is dense (900 MB at that size), its inverse cubic."""
 
@@ -244,7 +246,10 @@ class Text:
 
 @dataclass
 class Novelty:
-    """New items whose words are near the user's: those that nobody has had the time to meet yet."""
+    """Items that hardly anybody has met yet, the new ones among them, whose words are near the user's.
+
+    Other channels have nothing to say for them, and among all items their words alone get them nowhere.
+    """
 
     text: Text = field(default_factory=Text)
     _new: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool), repr=False)
@@ -255,7 +260,8 @@ class Novelty:
 
     def fit(self, data: Interactions) -> None:
         self.text.fit(data)
-        self._new = new_items(data)
+        met = np.bincount(data.counts.item, data.counts.users, len(data.item_ids))
+        self._new = data.known_items & ((met < HARDLY) | new_items(data))
 
     def scores(self, users: Ints) -> Matrix:
         return self.text.scores(users) * self._new
