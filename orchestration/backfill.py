@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from datetime import date
 from typing import Protocol
 
-from assets.logs.drop import fingerprint, whole_files
+from assets.logs.drop import fingerprint, plain_files
 from orchestration.nights import BACKFILL_TAG
 from orchestration.runs import of_day, of_window
 from resources.home import Home
@@ -35,7 +35,7 @@ def tag_of(first: date, last: date) -> dict[str, str]:
 
 def drop_tag(home: Home) -> dict[str, str]:
     """Names the files that lie in the drop folder, and the sources that they are read by."""
-    return {DROP_TAG: fingerprint([*whole_files(home.drop), *sorted(home.sources.glob("*.yaml"))])[:16]}
+    return {DROP_TAG: fingerprint([*plain_files(home.drop), *sorted(home.sources.glob("*.yaml"))])[:16]}
 
 
 def take_in(run: Run, home: Home, tag: Mapping[str, str]) -> None:

@@ -21,7 +21,7 @@ from rich.text import Text
 
 from assets.logs.raw_zone import days_of_loads
 from assets.model.assets import LEARNT_FROM
-from assets.model.evaluation import CANDIDATE, INCUMBENT, SHELF, K
+from assets.model.evaluation import CANDIDATE, INCUMBENT, K
 from assets.recommendations.history import OUTCOME, History, Lead, Night, history, model_flaw, shelf_flaw
 from orchestration.backfill import (
     Run,
@@ -62,7 +62,7 @@ BACKTEST_TAG = "nightshelf/backtest"
 """Run tag of what `nightshelf backtest` runs, beside that of a backfill."""
 
 NOT_MADE = "it was not made yet"
-NAMES = {**METHODS, OUTCOME: "published, the day after"}
+NAMES = {**METHODS, OUTCOME: "shelf, the day after"}
 
 
 class BacktestError(RuntimeError):
@@ -178,7 +178,7 @@ class Backtest:
 
     def plan(self, again: bool = False) -> Iterator[str]:
         """Lines that say what `go` would run, as far as it can be told before files are taken in."""
-        if again or not self._taken_in():
+        if not self._taken_in():
             yield "ingest            every file that waits in the drop folder"
         for first, last in self._windows(again):
             yield f"warehouse         {first} to {last}, one run"
@@ -289,36 +289,47 @@ class Backtest:
         return any(tables.get(known, 0) > snapshot for known in days_between(looks_back_to, day))
 
 
-def history_page(found: History) -> RenderableType:
-    """A row per night with NDCG@10 of every method, their means, and the candidate's lead in words."""
+def history_page(found: History, width: int) -> RenderableType:
+    """A row per night with NDCG@10 of the methods, their means, and the candidate's lead in words.
+
+    Args:
+        found: what is shown.
+        width: characters of the terminal; where it is too narrow, of the baselines only the best is shown.
+    """
+    # Ten characters a method, so that no word of a heading is cut; 34 for night, shoppers and champion.
+    narrow = 34 + 10 * len(found.methods) > width
+    shown = [m for m in found.methods if not narrow or m not in found.baselines or m == found.best_baseline]
     title = f"NDCG@{K} of each night, by the shoppers of its day"
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 1))
     table.add_column("night", no_wrap=True)
     table.add_column("shoppers", justify="right")
-    for name in found.methods:
-        table.add_column(NAMES.get(name, name), justify="right", min_width=6, max_width=13)
-    table.add_column("serves from then on", no_wrap=True)
+    for name in shown:
+        table.add_column(NAMES.get(name, name), justify="right", min_width=6, overflow="fold")
+    table.add_column("then serves", min_width=10)
     for night in found.nights:
-        serves = "★ this model" if night.promoted else f"  {night.serves or 'none'}"
-        table.add_row(str(night.day), f"{night.users:,}", *_figures(found, night), Text(serves))
-    means = (f"{found.means[name]:.4f}" for name in found.methods)
+        serves = "★ its own" if night.promoted else f"that of {night.serves[:10]}" if night.serves else "none"
+        table.add_row(str(night.day), f"{night.users:,}", *_figures(found, night, shown), Text(serves))
+    means = (f"{found.means[name]:.4f}" for name in shown)
     promoted = f"★ {sum(night.promoted for night in found.nights)} of {len(found.nights)}"
     table.add_row("mean", "", *means, promoted, style="dim")
-    return Group(Text(), table, Text(), *(Text(line) for line in _in_words(found)))
+    words = list(_in_words(found))
+    if len(shown) < len(found.methods):
+        left_out = (NAMES.get(name, name) for name in found.methods if name not in shown)
+        words.append(f"Not shown for want of width: {', '.join(left_out)}.")
+    return Group(Text(), table, Text(), *map(Text, words))
 
 
-def _figures(found: History, night: Night) -> list[Text]:
+def _figures(found: History, night: Night, shown: Sequence[str]) -> list[Text]:
     """NDCG@10 of each method; bold the best of those that rank by relevance for the same day."""
     known = night.ndcg | ({} if night.outcome is None else {OUTCOME: night.outcome})
-    rivals = [known[name] for name in (CANDIDATE, INCUMBENT, *found.baselines) if name in known]
+    rivals = [name for name in (CANDIDATE, INCUMBENT, *found.baselines) if name in known]
+    best = max((known[name] for name in rivals), default=None)
     return [
         Text(
             f"{known[name]:.4f}" if name in known else "",
-            style="bold"
-            if name not in (SHELF, OUTCOME) and known.get(name) == max(rivals, default=None)
-            else "",
+            style="bold" if name in rivals and known[name] == best else "",
         )
-        for name in found.methods
+        for name in shown
     ]
 
 

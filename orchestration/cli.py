@@ -266,7 +266,7 @@ def backtest(
         found = test.go(again)
     picture = out or test.picture
     figures = write_history(found, picture, NAMES)
-    console.print(history_page(found))
+    console.print(history_page(found, console.width))
     console.print(f"The picture: {picture}  The figures: {figures}", highlight=False, soft_wrap=True)
 
 

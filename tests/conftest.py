@@ -22,7 +22,7 @@ os.environ["DAGSTER_DISABLE_TELEMETRY"] = "yes"
 os.environ.pop("DAGSTER_HOME", None)
 
 
-SHARED = {"test_chain.py": "shop", "test_ui.py": "shop"}
+SHARED = dict.fromkeys(("test_backtest.py", "test_chain.py", "test_ui.py"), "shop")
 """Files that share what is dear to make."""
 
 
