@@ -13,7 +13,6 @@ LEARNT_FROM = [
     ("marts", "fct_events"),
     ("labels", "lbl_behaviors"),
     ("marts", "dim_item_versions"),
-    ("marts", "fct_item_pairs"),
     ("marts", "fct_popularity"),
     (
         "marts",

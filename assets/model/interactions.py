@@ -35,7 +35,7 @@ class Tables(Protocol):
     def cut_off(self) -> date: ...
 
     def table(self, name: str) -> pa.Table:
-        """events, behaviors, items, pairs or popularity, with the columns of the snapshot."""
+        """events, behaviors, items or popularity, with the columns of the snapshot."""
         ...
 
 

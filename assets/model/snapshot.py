@@ -70,12 +70,6 @@ ITEMS = r"""
     FROM looked FULL JOIN met USING (item_id)
     ORDER BY item_id
 """
-PAIRS = """
-    SELECT day, item_id, other_item_id, pairs, weight
-    FROM marts.fct_item_pairs
-    WHERE day BETWEEN $first AND $last
-    ORDER BY day, item_id, other_item_id
-"""
 POPULARITY = """
     SELECT day, item_id, events, users, browses, clicks, carts, purchases, weight
     FROM marts.fct_popularity
@@ -86,7 +80,6 @@ TABLES = {
     "events": EVENTS,
     "behaviors": BEHAVIORS,
     "items": ITEMS,
-    "pairs": PAIRS,
     "popularity": POPULARITY,
 }
 
@@ -141,7 +134,7 @@ class Snapshot:
         return date.fromisoformat(self.manifest["cut_off"])
 
     def table(self, name: str) -> pa.Table:
-        """`events`, `behaviors`, `items`, `pairs` or `popularity`, in memory."""
+        """`events`, `behaviors`, `items` or `popularity`, in memory."""
         return pq.read_table(self.path / f"{name}.parquet", partitioning=None)
 
 
@@ -229,7 +222,7 @@ def _manifest(folder: Path, cut_off: date, rows: Mapping[str, int]) -> dict[str,
 
 
 def _identity(cut_off: str, sha256: Mapping[str, str]) -> str:
-    lines = [cut_off, *(f"{name} {sha256.get(name)}" for name in TABLES)]
+    lines = [cut_off, *(f"{name} {digest}" for name, digest in sha256.items())]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 

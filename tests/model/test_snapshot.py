@@ -22,8 +22,6 @@ LATER = {
     "0.01 AS price, 'sold out' AS title, false AS in_stock) FROM marts.dim_item_versions",
     "new item": f"INSERT INTO marts.dim_item_versions VALUES "
     f"('new', DATE '{FUTURE}', 'new', NULL, NULL, NULL, 1, true)",
-    "pairs": f"INSERT INTO marts.fct_item_pairs SELECT * REPLACE (DATE '{FUTURE}' AS day) "
-    "FROM marts.fct_item_pairs",
     "popularity": f"INSERT INTO marts.fct_popularity VALUES ('{FUTURE}', 'new', 9, 9, 9, 0, 0, 0, 9)",
 }
 
@@ -50,7 +48,7 @@ def test_nothing_later_than_the_cut_off_gets_in(
 def test_it_holds_the_look_back_days_in_order(warehouse: LittleWarehouse, tmp_path: Path) -> None:
     snapshot = write_snapshot(warehouse, D, 5, tmp_path / "snapshots")
     wanted = {D - timedelta(days=n) for n in range(5)}
-    for name in ("events", "behaviors", "pairs", "popularity"):
+    for name in ("events", "behaviors", "popularity"):
         days = snapshot.table(name)["day"].to_pylist()
         assert set(days) == wanted
         assert days == sorted(days)
@@ -140,8 +138,8 @@ def test_a_manifest_of_other_files_and_a_missing_file_are_noticed(
     with pytest.raises(SnapshotError, match=r"manifest\.json was changed"):
         Snapshot.load(snapshot.path)
     manifest.write_text(sound)
-    (snapshot.path / "pairs.parquet").unlink()
-    with pytest.raises(SnapshotError, match=r"pairs\.parquet is missing"):
+    (snapshot.path / "events.parquet").unlink()
+    with pytest.raises(SnapshotError, match=r"events\.parquet is missing"):
         Snapshot.load(snapshot.path)
 
 
