@@ -6,12 +6,17 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
+from functools import cache
 
 import numpy as np
 import pyarrow as pa
 
+from assets.model.interactions import HeldOut, Interactions, dev_day, hold_out
+from assets.model.recommender import Fitted, Recommender, fit_recommender
+
 FIRST = date(2026, 1, 5)
 LEVELS = ["browse", "click", "cart", "purchase"]
+VALUES = {"browse": 0.05, "click": 0.2, "purchase": 1.0}
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,15 @@ class World:
 
     def table(self, name: str) -> pa.Table:
         return getattr(self, f"_{name}")()
+
+    @property
+    def data(self) -> Interactions:
+        return Interactions.of(self, self.vectors, self.items)
+
+    @property
+    def held(self) -> HeldOut:
+        """What a night's recommender learns from."""
+        return hold_out(self.data, dev_day(self.data))
 
     def _events(self) -> pa.Table:
         rows = self.events
@@ -116,27 +130,9 @@ class World:
         )
 
     def _pairs(self) -> pa.Table:
-        """Forward 0.8^(gap − 1), backward half of it, within ten steps of one session (user and day)."""
-        sessions: dict[tuple[int, str], list[Event]] = defaultdict(list)
-        for e in sorted(self.events, key=lambda e: (e.day, e.user, e.minute, e.item, e.behavior)):
-            sessions[e.day, e.user].append(e)
-        weight: Counter[tuple[int, str, str]] = Counter()
-        for (day, _), met in sessions.items():
-            for first in range(len(met)):
-                for second in range(first + 1, min(first + 11, len(met))):
-                    share = 0.8 ** (second - first - 1)
-                    weight[day, met[first].item, met[second].item] += share
-                    weight[day, met[second].item, met[first].item] += share / 2
-        keys = sorted(weight)
-        return pa.table(
-            {
-                "day": pa.array([self.day(d) for d, _, _ in keys], pa.date32()),
-                "item_id": pa.array([a for _, a, _ in keys], pa.string()),
-                "other_item_id": pa.array([b for _, _, b in keys], pa.string()),
-                "pairs": pa.array([1] * len(keys), pa.int64()),
-                "weight": pa.array([weight[k] for k in keys], pa.float64()),
-            }
-        )
+        """Nobody counts with these: a snapshot has them, the recommender reads the events."""
+        names = [("day", pa.date32()), ("item_id", pa.string()), ("other_item_id", pa.string())]
+        return pa.schema([*names, ("pairs", pa.int64()), ("weight", pa.float64())]).empty_table()
 
     def _popularity(self) -> pa.Table:
         users: dict[tuple[int, str], set[str]] = defaultdict(set)
@@ -154,6 +150,25 @@ class World:
                 "weight": pa.array([0.0] * len(keys), pa.float64()),
             }
         )
+
+
+def fit(world: World, data: Interactions | None = None) -> Recommender:
+    """The recommender of the world's last night, on all it knows by then (or on other data)."""
+    return Recommender(fit_recommender(world.held, VALUES), data or world.data)
+
+
+@cache
+def tastes() -> Recommender:
+    """The recommender of `clusters()`, with trees, fitted once for all who look at it."""
+    return fit(clusters())
+
+
+def weighed(made: Recommender, **weights: float) -> Recommender:
+    """The same recommender, but what ranks is a blend of these channels and nothing else."""
+    names = made.features.names
+    blend = [weights.get(name.removeprefix("log "), 0.0) for name in names]
+    rankers = {behavior: {"names": names, "weights": blend} for behavior in made.params["rankers"]}
+    return replace(made, fitted=Fitted({**made.params, "rankers": rankers}, {}))
 
 
 def unit(rows: np.ndarray) -> np.ndarray:

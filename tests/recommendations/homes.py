@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -10,14 +9,12 @@ from pathlib import Path
 
 import duckdb
 
-from assets.model.recommender import Recommender, fit_recommender
+from assets.model.recommender import Recommender
 from assets.model.snapshot import Snapshot, write_snapshot
 from assets.recommendations.scoring import Scores, write_scores
 from resources.home import Home, Shop
 from resources.model_store import ModelStore
-from tests.model.worlds import FIRST, World, random_world
-
-VALUES = {"browse": 0.05, "click": 0.2, "purchase": 1.0}
+from tests.model.worlds import FIRST, World, fit, random_world
 
 
 def make_home(root: Path, **decisions: object) -> Home:
@@ -38,8 +35,7 @@ def make_night(home: Home, world: World) -> Scores:
     snapshot = write_snapshot(Marts(world), world.cut_off, 28, home.snapshots)
     store = ModelStore(home)
     folder = store.stage()
-    params = fit_recommender(snapshot, world.vectors, world.items, VALUES)
-    (folder / "recommender.json").write_text(json.dumps(params))
+    fit(world).fitted.write(folder)
     version = store.seal(folder, world.cut_off)
     store.promote(world.cut_off, version, True, ["Better than the best baseline."])
     return score_night(home, world, snapshot, version)

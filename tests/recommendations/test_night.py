@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
@@ -16,8 +15,8 @@ from transformers import BertConfig, BertModel
 from assets.model import assets as model
 from assets.model import checks as model_checks
 from assets.model.evaluation import Evaluation
+from assets.model.interactions import Interactions
 from assets.model.promotion import evaluations, promote_night
-from assets.model.recommender import fit_recommender
 from assets.model.snapshot import write_snapshot
 from assets.model.vectors import item_vectors
 from assets.partitions import nights
@@ -29,8 +28,8 @@ from resources.home import Home
 from resources.model_store import ModelStore
 from resources.text_encoder import load_encoder
 from resources.warehouse import Warehouse
-from tests.model.worlds import Event, World
-from tests.recommendations.homes import VALUES, Marts, as_of, fill, make_home
+from tests.model.worlds import Event, World, fit, weighed
+from tests.recommendations.homes import Marts, as_of, fill, make_home
 
 ASSETS = [
     model.model_evaluation,
@@ -57,6 +56,7 @@ def hits(shoppers: int = 12, days: int = 6) -> World:
 
 WORLD = hits()
 GOOD, POOR = {"revisit": 4.0, "popularity_7d": 1.0}, {"popularity": 1.0}
+"""Weights of channels in the blend."""
 
 
 @pytest.fixture(scope="module")
@@ -94,9 +94,8 @@ def train(home: Home, world: World, encoder: Path, weights: dict[str, float] | N
     shutil.copytree(encoder, folder / "encoder")
     items = snapshot.table("items").select(["item_id", "text"]).to_pydict()
     vectors = item_vectors(folder / "encoder", items["text"], home.vectors)
-    params = fit_recommender(snapshot, vectors, items["item_id"], VALUES)
-    params["weights"] = weights or params["weights"]
-    (folder / "recommender.json").write_text(json.dumps(params))
+    made = fit(world, Interactions.of(snapshot, vectors, items["item_id"]))
+    (weighed(made, **weights) if weights else made).fitted.write(folder)
     return store.seal(folder, world.cut_off)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from datetime import date, timedelta
 
 import numpy as np
@@ -13,12 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from assets.model.evaluation import evaluate
-from assets.model.interactions import Interactions
-from assets.model.recommender import Recommender, fit_recommender
 from assets.recommendations.outcomes import OUTCOMES, outcome_of, outcomes_until, plot_outcomes, write_outcome
 from assets.recommendations.scoring import RECOMMENDATIONS
-from tests.model.worlds import births, clusters, without
-from tests.recommendations.homes import VALUES, as_of, make_home, make_night, some_world
+from tests.model.worlds import births, clusters, fit, without
+from tests.recommendations.homes import as_of, make_home, make_night, some_world
 
 DAY = date(2026, 1, 9)
 
@@ -113,12 +112,11 @@ def test_the_evaluation_promises_what_the_outcome_measures(world):
 
     Coverage alone differs: the outcome counts every shelf, the evaluation those of shoppers who came.
     """
-    params = fit_recommender(world, world.vectors, world.items, VALUES)
-    made = Recommender(params, Interactions.of(world, world.vectors, world.items))
+    made = fit(world)
     promise = evaluate(made, shelf_size=10).methods["shelf"]
     before = as_of(world, world.days - 1)
     before = without(before, [i for i, day in world.first_seen.items() if day == world.days - 1])
-    published = Recommender(params, Interactions.of(before, before.vectors, before.items)).recommend(None, 10)
+    published = replace(made, data=before.data).recommend(None, 10)
     published = published.append_column("day", pa.array([before.cut_off] * len(published), pa.date32()))
     published = published.append_column("model_version", pa.array(["v1"] * len(published)))
     behaviors = world.table("behaviors")
