@@ -34,7 +34,7 @@ from assets.model.interactions import Interactions
 from assets.model.metrics import top_k
 from assets.model.rules import NEW_DAYS
 from assets.model.sequence import SequenceConfig, SequenceTrainer
-from tests.model.worlds import Event, World, checkerboard, clusters, random_world
+from tests.model.worlds import Event, World, checkerboard, clusters, little_worlds, random_world
 
 LAST = NEW_DAYS + 6
 """The last day of a shop that has been watched long enough to know what is new."""
@@ -179,25 +179,6 @@ def test_co_visitation_by_hand():
     np.testing.assert_allclose(channel.between(np.array([0, 3]), np.array([1, 0])), [1 / 2**0.5, 0])
 
 
-Rows = list[tuple[int, int, int, int, str]]
-"""Day, user, item, minute and behaviour."""
-
-
-@st.composite
-def logs(draw: st.DrawFn) -> World:
-    """Few shoppers, items and times, so that repeats and baskets are common."""
-    row = st.tuples(
-        st.integers(0, 2),
-        st.integers(0, 2),
-        st.integers(0, 4),
-        st.integers(0, 3),
-        st.sampled_from(["browse", "purchase"]),
-    )
-    rows: Rows = draw(st.lists(row, max_size=25))
-    events = [Event(d, f"u{u}", f"i{i}", what, minute) for d, u, i, minute, what in rows]
-    return World(events, [f"i{n}" for n in range(5)], 3, np.eye(5, dtype=np.float32))
-
-
 def slow_co_visits(data: Interactions, window: int, fading: float, backward: float, to: int) -> np.ndarray:
     """Step by step in plain Python."""
     count, log = np.zeros((len(data.item_ids),) * 2), data.events
@@ -217,7 +198,9 @@ def slow_co_visits(data: Interactions, window: int, fading: float, backward: flo
 
 
 @settings(max_examples=100, deadline=None)
-@given(logs(), st.sampled_from([1, 3, 10]), st.sampled_from([0.0, 0.5, 1.0]), st.sampled_from([0, 3]))
+@given(
+    little_worlds(), st.sampled_from([1, 3, 10]), st.sampled_from([0.0, 0.5, 1.0]), st.sampled_from([0, 3])
+)
 def test_co_visits_are_what_plain_python_counts(world, window, backward, to):
     data = world.data
     found = co_visits(data, window, 0.8, backward, to)
@@ -225,7 +208,7 @@ def test_co_visits_are_what_plain_python_counts(world, window, backward, to):
 
 
 @settings(max_examples=50, deadline=None)
-@given(logs(), st.permutations(range(5)))
+@given(little_worlds(), st.permutations(range(5)))
 def test_the_order_within_a_basket_means_nothing(world, names):
     """Where everything is met once: which of a basket comes first by its name makes no difference."""
     once = {(e.user, e.item): e for e in world.events}

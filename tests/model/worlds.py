@@ -10,6 +10,7 @@ from functools import cache
 
 import numpy as np
 import pyarrow as pa
+from hypothesis import strategies as st
 
 from assets.model.interactions import HeldOut, Interactions, dev_day, hold_out
 from assets.model.recommender import Fitted, Recommender, fit_recommender
@@ -275,3 +276,19 @@ def random_world(
         for _ in range(events)
     ]
     return World([*met, *extra], items, days, unit(random.normal(size=(things, 8))))
+
+
+@st.composite
+def little_worlds(draw: st.DrawFn) -> World:
+    """Few shoppers, items and times, so that repeats and baskets are common; some items come later."""
+    event = st.builds(
+        Event,
+        day=st.integers(0, 3),
+        user=st.sampled_from(["u0", "u1", "u2"]),
+        item=st.sampled_from(["i0", "i1", "i2", "i3", "i4"]),
+        behavior=st.sampled_from(LEVELS),
+        minute=st.integers(0, 2),
+    )
+    events = draw(st.lists(event, max_size=25))
+    seen = {item: min((e.day for e in events if e.item == item), default=0) for item in ("i0", "i1", "i2")}
+    return World(events, [f"i{n}" for n in range(5)], 4, np.eye(5, dtype=np.float32), first_seen=seen)
