@@ -21,7 +21,8 @@ def small_shop(folder: Path) -> Home:
     """Six days of logs in the drop folder; the last has a night, with a model that learns for two steps."""
     home = Home(folder / "home")
     home.write_shop(Shop(first_day=FIRST, first_night=LAST, recipe="tiny.yaml"))
-    (home.root / "tiny.yaml").write_text("max_length: 16\nmax_steps: 2\n")
+    tiny = "max_length: 16\nmax_steps: 2\nsequence_epochs: 1\nsequence_width: 16\n"
+    (home.root / "tiny.yaml").write_text(tiny)
     simulate(home, start=FIRST, days=6, seed=1, shoppers=200, products=200)
     IdentityKey.load(home)
     return home
