@@ -19,6 +19,8 @@ from typing import Any
 
 import numpy as np
 
+from resources.devices import share_cores
+
 TRICKS: dict[str, dict[str, Any]] = {
     "text in the sequence model": {"words": False},
     "dropping id residuals": {"id_dropout": 0.0},
@@ -41,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--users", type=int, default=4000, help="of the test, at most")
     parser.add_argument("--out", type=Path, required=True)
     asked = parser.parse_args(arguments)
+    share_cores()
 
     from assets.model.sequence import sample
     from benchmarks.data import read

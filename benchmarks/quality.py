@@ -18,6 +18,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from resources.devices import share_cores
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -71,6 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         0; 1 where a method broke (the report holds the others); 2 where nothing could be measured.
     """
+    share_cores()
     parser = _parser()
     asked = parser.parse_args(arguments)
     unknown = [name for name in asked.methods if name not in METHODS]

@@ -45,6 +45,9 @@ def everywhere(
     ] = None,
 ) -> None:
     """A shop's raw behaviour logs, turned into a fresh shelf of recommendations every night."""
+    from resources.devices import share_cores
+
+    share_cores()
     # Set before anything reads it, and for the processes we start.
     os.environ["NIGHTSHELF_HOME"] = str((home or Path(os.environ.get("NIGHTSHELF_HOME", "home"))).resolve())
 

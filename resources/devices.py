@@ -33,6 +33,15 @@ class DeviceError(RuntimeError):
     """The devices named in the environment make no sense; the message says how to write them."""
 
 
+def share_cores() -> None:
+    """Have threads that wait for each other sleep soon instead of spinning, here and in children.
+
+    To be called before torch or LightGBM is imported. On two cores with one neighbour at work, a step of the
+    sequence model took 0.94 s spinning and 0.11 s so.
+    """
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
+
 @dataclass(frozen=True)
 class Device:
     """A leased device."""
