@@ -20,6 +20,8 @@ _ROOT = tempfile.TemporaryDirectory(prefix="nightshelf-tests-")
 os.environ["NIGHTSHELF_HOME"] = str(Path(_ROOT.name) / "home")
 os.environ["DAGSTER_DISABLE_TELEMETRY"] = "yes"
 os.environ.pop("DAGSTER_HOME", None)
+# Two workers share the cores, and what the tests compute is small: more threads would only wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 SHARED = dict.fromkeys(("test_backtest.py", "test_chain.py", "test_ui.py"), "shop")
