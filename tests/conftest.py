@@ -20,7 +20,7 @@ _ROOT = tempfile.TemporaryDirectory(prefix="nightshelf-tests-")
 os.environ["NIGHTSHELF_HOME"] = str(Path(_ROOT.name) / "home")
 os.environ["DAGSTER_DISABLE_TELEMETRY"] = "yes"
 os.environ.pop("DAGSTER_HOME", None)
-# Two workers share the cores, and what the tests compute is small: more threads would only wait for each other.
+# Two workers share the cores, and what tests compute is small: more threads would only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
