@@ -122,7 +122,7 @@ class Features:
             "trend": np.log((week + 1e-3) / (month + 1e-3)),
             "rise": np.log((month + 1e-3) / (ever + 1e-3)),
             "age": np.log1p(today - first),
-            "price": np.log(_positive(data.price)),
+            "price": np.log(self._price),
             "met again": (again + 0.1) / (met + 1),
             "bought": (bought + 0.1) / (met + 1),
         }
@@ -141,7 +141,7 @@ class Features:
         days_away, busy, days = (values[users] for values in self.of_users)
         shares = [self._share(users, row, item, of) for of in (self._category, self._brand)]
         return [
-            np.log(_positive(data.price)[item] / self._usual_price[users][row]),
+            np.log(self._price[item] / self._usual_price[users][row]),
             np.where(seen, history.events[at], 0),
             np.where(seen, np.log1p(newest_day - last_day[at]), 9.0),
             np.where(seen, np.log1p(history.age[at]), 9.0),
@@ -166,13 +166,22 @@ class Features:
         return np.where(last > 0, today - last, 365.0), busy, np.bincount(day, minlength=users).astype(float)
 
     @cached_property
+    def _price(self) -> Floats:
+        """[items] prices; in place of what is unknown or nothing, the median of the items known by then."""
+        price = self.data.price
+        told = np.isfinite(price) & (price > 0)
+        known = price[told & self.data.known_items]
+        return np.where(told, price, np.median(known) if len(known) else 1.0)
+
+    @cached_property
     def _usual_price(self) -> Floats:
         """[users] median price of the items they met, in logarithms; the catalogue's for who met none."""
-        price, history = np.log(_positive(self.data.price)), self.data.histories
+        price, history = np.log(self._price), self.data.histories
         user = np.repeat(np.arange(len(self.data.users)), np.diff(history.start))
         order = np.lexsort((price[history.item], user))
         middle = (history.start[:-1] + history.start[1:]) // 2
-        usual = np.full(len(self.data.users), np.median(price) if len(price) else 0.0)
+        known = price[self.data.known_items]
+        usual = np.full(len(self.data.users), np.median(known) if len(known) else 0.0)
         some = history.start[1:] > history.start[:-1]
         usual[some] = price[history.item[order]][middle[some]]
         return np.exp(usual)
@@ -207,14 +216,8 @@ class Features:
     def _newest_category(self, users: Ints) -> Ints:
         history = self.data.histories
         some = history.start[users + 1] > history.start[users]
-        newest = np.where(some, history.start[users], 0)
-        return np.where(some, self._category[history.item[newest]], -1)
-
-
-def _positive(price: Floats) -> Floats:
-    """Prices, with the median in place of what is unknown or nothing."""
-    known = np.isfinite(price) & (price > 0)
-    return np.where(known, price, np.median(price[known]) if known.any() else 1.0)
+        newest = self._category[history.item[np.where(some, history.start[users], 0)]]
+        return np.where(some & (newest > 0), newest, -1)
 
 
 def _numbered(names: Sequence[str] | NDArray[np.object_]) -> Ints:

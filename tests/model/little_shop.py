@@ -25,8 +25,6 @@ CREATE TABLE labels.lbl_behaviors (day DATE, user_key VARCHAR, item_id VARCHAR, 
     weight DOUBLE, browses INTEGER, clicks INTEGER, carts INTEGER, purchases INTEGER, revenue DOUBLE);
 CREATE TABLE marts.dim_item_versions (item_id VARCHAR, valid_from DATE, title VARCHAR, description VARCHAR,
     category VARCHAR, brand VARCHAR, price DOUBLE, in_stock BOOLEAN);
-CREATE TABLE marts.fct_item_pairs (day DATE, item_id VARCHAR, other_item_id VARCHAR, pairs BIGINT,
-    weight DOUBLE);
 CREATE TABLE marts.fct_popularity (day DATE, item_id VARCHAR, events BIGINT, users BIGINT, browses BIGINT,
     clicks BIGINT, carts BIGINT, purchases BIGINT, weight DOUBLE);
 """
@@ -99,10 +97,6 @@ def little_warehouse(
                 count(*) FILTER (behavior = 'click'), count(*) FILTER (behavior = 'cart'),
                 count(*) FILTER (behavior = 'purchase'), sum(weight)
             FROM marts.fct_events GROUP BY ALL;
-            INSERT INTO marts.fct_item_pairs
-            SELECT a.day, a.item_id, b.item_id, count(*), 1
-            FROM marts.fct_events a JOIN marts.fct_events b USING (session_id)
-            WHERE a.item_id <> b.item_id GROUP BY ALL;
         """)
     return warehouse
 

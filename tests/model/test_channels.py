@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import groupby
 
@@ -39,15 +39,6 @@ from tests.model.worlds import Event, World, checkerboard, clusters, little_worl
 LAST = NEW_DAYS + 6
 """The last day of a shop that has been watched long enough to know what is new."""
 EVERY = {**channels(), "popularity_3d": Popularity(days=3), "sequence": None}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """A network this small is slower on two threads, much slower where others work beside them."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def sequence_channel() -> SequenceChannel:

@@ -130,11 +130,6 @@ class World:
             }
         )
 
-    def _pairs(self) -> pa.Table:
-        """Nobody counts with these: a snapshot has them, the recommender reads the events."""
-        names = [("day", pa.date32()), ("item_id", pa.string()), ("other_item_id", pa.string())]
-        return pa.schema([*names, ("pairs", pa.int64()), ("weight", pa.float64())]).empty_table()
-
     def _popularity(self) -> pa.Table:
         users: dict[tuple[int, str], set[str]] = defaultdict(set)
         for e in self.events:

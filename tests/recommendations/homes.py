@@ -70,7 +70,6 @@ def fill(connection: duckdb.DuckDBPyConnection, world: World) -> None:
     tables = {
         "marts.fct_events": world.table("events"),
         "labels.lbl_behaviors": world.table("behaviors"),
-        "marts.fct_item_pairs": world.table("pairs"),
         "marts.fct_popularity": world.table("popularity"),
         "marts.dim_item_versions": world.table("items").rename_columns({"first_seen_day": "valid_from"}),
     }
