@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from resources.devices import CPU, LEASED
 
-SCHEME = "mean-pooled, 2"
+SCHEME = "mean-pooled, 1"
 """Part of the encoder hash; to be changed with the way in which a vector is made."""
 BATCH = 64
 """Texts at a time: enough to keep two cores or a GPU busy with texts of one length."""
@@ -127,7 +127,7 @@ def _encoded(
     import torch
 
     from assets.model.batches import Tokens, by_length, longest
-    from assets.model.network import masked_mean, precision
+    from assets.model.network import masked_mean
     from resources.text_encoder import load_encoder
 
     leased = os.environ.get(LEASED, CPU)
@@ -142,9 +142,8 @@ def _encoded(
     with torch.inference_mode():
         for rows in by_length(tokens.lengths, BATCH):
             ids, mask = tokens.batch(rows, device)
-            with precision(device):
-                hidden = encoder(input_ids=ids, attention_mask=mask).last_hidden_state
-            mean = masked_mean(hidden.float(), mask)
+            # float32: in bfloat16 a text's vector would depend on the texts beside it, in the third digit.
+            mean = masked_mean(encoder(input_ids=ids, attention_mask=mask).last_hidden_state, mask)
             vectors = torch.nn.functional.normalize(mean.float(), dim=1).cpu().numpy()
             portion |= dict(zip((keys[row] for row in rows), vectors, strict=True))
             done, now = done + len(rows), time.monotonic()

@@ -38,6 +38,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
     little_warehouse(home.root)
     encoder = tiny_encoder(home.root / "tiny")
     recipe = f"encoder: {encoder}\nlearning_rate: 5.0e-3\nmax_length: 32\nmax_steps: 20\n"
+    recipe += "sequence_epochs: 2\nsequence_width: 16\n"
     (home.root / "quick.yaml").write_text(recipe)
     home.write_shop(home.shop.model_copy(update={"recipe": "quick.yaml", "history_days": 12}))
     with pytest.MonkeyPatch.context() as patch:
@@ -79,6 +80,7 @@ def test_the_model_is_a_sealed_bundle_with_all_that_serving_needs(
     assert {p.name for p in bundle.iterdir()} == {
         "README.md", "config.json", "encoder", "head.safetensors", "item_ids.json",
         "item_vectors.safetensors", "loss.json", "manifest.json", "metrics.json", "recommender.json",
+        "sequence.safetensors",
     }  # fmt: skip
     vectors = load_file(bundle / "item_vectors.safetensors")["vectors"]
     assert vectors.shape == (40, 32)
@@ -92,7 +94,7 @@ def test_the_model_is_a_sealed_bundle_with_all_that_serving_needs(
 def test_the_bundle_opens_as_a_recommender(shop: Home, night: dg.ExecuteInProcessResult) -> None:
     bundle = ModelStore(shop).path(str(metadata(night, "fine_tuned_model")["version"]))
     told: list[str] = []
-    recommender = open_recommender(bundle, snapshot_of(shop, D), shop.vectors, told.append)
+    recommender = open_recommender(bundle, snapshot_of(shop, D), shop, told.append)
     assert told == []  # every vector was in the cache
     shelf = recommender.recommend(None, 5)
     assert set(shelf["rank"].to_pylist()) == {1, 2, 3, 4, 5}
