@@ -17,7 +17,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from assets.model.recipe import load_recipe, recipe_file
+from assets.model.recipe import Recipe, load_recipe, recipe_file
 from assets.model.report import report_table
 from assets.model.snapshot import Snapshot, snapshot_of
 from assets.model.train import SEQUENCE_DEV
@@ -84,7 +84,7 @@ def make_bundle(home: Home, day: date, log: Log = lambda message: None) -> Bundl
     try:
         with lease_device(home, log) as device:
             speed = run_worker(snapshot.path, folder, recipe, device=device, cache=home.vectors, log=log)
-        _add_recommender(folder, snapshot, home, log)
+        _add_recommender(folder, snapshot, load_recipe(str(recipe)), home, log)
         _write_card(folder, snapshot)
         version = store.seal(folder, day)
     finally:
@@ -191,7 +191,7 @@ def _event(line: str) -> dict[str, Any]:
     return event if isinstance(event, dict) and "event" in event else {}
 
 
-def _add_recommender(folder: Path, snapshot: Snapshot, home: Home, log: Log) -> None:
+def _add_recommender(folder: Path, snapshot: Snapshot, recipe: Recipe, home: Home, log: Log) -> None:
     from safetensors.numpy import save_file
 
     from assets.model.interactions import Interactions, dev_day, hold_out
@@ -209,7 +209,13 @@ def _add_recommender(folder: Path, snapshot: Snapshot, home: Home, log: Log) -> 
     log("fitting the recommender on the dev day")
     shop = home.shop
     fitted = fit_recommender(
-        held, shop.values.model_dump(), sequence, shop.rules.model_dump(), seed=0, log=log
+        held,
+        shop.values.model_dump(),
+        sequence,
+        shop.rules.model_dump(),
+        learn_from=recipe.rank_from,
+        seed=recipe.seed,
+        log=log,
     )
     fitted.write(folder)
     known.unlink(missing_ok=True)  # it knows a day less than the one that serves

@@ -44,6 +44,7 @@ class Recipe:
     contrast: float = _number(0, 0)  # weight of the loss that draws together what shoppers bring together
     sequence_epochs: int = _number(30, 0, 1000)  # of the sequence model, at most; 0 for none
     sequence_width: int = _number(128, 8, 4096)  # of its vectors; twice that measured no better on Beauty
+    rank_from: int = _number(5000, 1)  # shoppers of the dev day that the ranker learns from, at most
     seed: int = _number(7, 0, 2**31)  # the same seed, snapshot and machine give the same weights
     max_steps: int | None = _number(None, 1)  # stop after so many steps, whatever the epochs say
     max_examples: int | None = _number(None, 1)  # train on so many examples, drawn with the seed

@@ -53,8 +53,6 @@ EVERYONE = ""
 """The user key of the shelf for shoppers nobody knows yet."""
 CANDIDATES = 100
 """Items per user that are calibrated and ranked by value."""
-LEARN_FROM = 5000
-"""Shoppers of the dev day that the rankers learn from, and shoppers that the probabilities are fitted on."""
 FORMAT = 2
 """Of recommender.json."""
 FEWEST = 200
@@ -134,6 +132,7 @@ def fit_recommender(
     *,
     everyone_comes: bool = False,
     without: Collection[str] = (),
+    learn_from: int = 5000,
     seed: int = 0,
     log: Log = lambda message: None,
 ) -> Fitted:
@@ -146,6 +145,8 @@ def fit_recommender(
         rules: what the shop decides about its shelf (`Shop.rules`).
         without: channels to do without.
         everyone_comes: probabilities are for those who are judged, not for everyone with a history.
+        learn_from: judged shoppers that the rankers learn from, and shoppers that the probabilities are
+            fitted on, at most.
         seed: of samples and trees.
         log: told the progress.
     """
@@ -162,8 +163,8 @@ def fit_recommender(
         "curves": {},
     }
     recommender = Recommender(Fitted(params, {}), held.past, sequence)
-    judged = _sample(held.users, LEARN_FROM, seed)
-    asked = judged if everyone_comes else _sample(held.past.known_users, LEARN_FROM, seed + 1)
+    judged = _sample(held.users, learn_from, seed)
+    asked = judged if everyone_comes else _sample(held.past.known_users, learn_from, seed + 1)
     every = _pairs(recommender, held, np.union1d(judged, asked))
     learnt, known = every.of(judged), every.of(asked)
     params["dev"]["recall ceiling"] = _ceilings(learnt, recommender.features.names, held, judged, log)

@@ -150,11 +150,10 @@ def test_items_first_seen_on_the_dev_day_teach_nothing():
         np.testing.assert_allclose(*weights, rtol=0.2, atol=0.05)
 
 
-def test_at_most_so_many_shoppers_teach(monkeypatch):
-    monkeypatch.setattr("assets.model.recommender.LEARN_FROM", 60)
-    made = fit(clusters())
-    assert made.params["dev"]["users"] == 120 and not made.fitted.trees  # too few are left for trees
-    assert fit(clusters()).fitted == made.fitted
+def test_at_most_so_many_shoppers_teach():
+    few = fit_recommender(clusters().held, VALUES, learn_from=60)
+    assert few.params["dev"]["users"] == 120 and not few.trees  # too few are left for trees
+    assert fit_recommender(clusters().held, VALUES, learn_from=60) == few
 
 
 def test_what_is_not_known_yet_is_on_no_shelf():
