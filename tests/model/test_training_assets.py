@@ -96,6 +96,7 @@ def test_the_bundle_opens_as_a_recommender(shop: Home, night: dg.ExecuteInProces
     told: list[str] = []
     recommender = open_recommender(bundle, snapshot_of(shop, D), shop, told.append)
     assert told == []  # every vector was in the cache
+    assert next(iter(recommender.channels)) == "sequence"
     shelf = recommender.recommend(None, 5)
     assert set(shelf["rank"].to_pylist()) == {1, 2, 3, 4, 5}
 

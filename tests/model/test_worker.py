@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,11 @@ import pytest
 from safetensors.numpy import load_file
 
 from assets.model.bundle import WorkerError, run_worker
+from assets.model.interactions import Interactions
+from assets.model.recipe import load_recipe
+from assets.model.sequence import SequenceModel
 from assets.model.snapshot import Snapshot, write_snapshot
+from assets.model.train import work
 from assets.model.vectors import item_vectors
 from resources.devices import lease_device
 from resources.home import Home
@@ -26,8 +31,8 @@ from tests.model.little_shop import D, little_warehouse, tiny_encoder
 
 WORKER = [sys.executable, "-m", "assets.model.train"]
 FORBIDDEN = {
-    "dagster", "dbt", "duckdb", "matplotlib", "pandas", "pydantic", "scipy", "sentence_transformers",
-    "sklearn",
+    "dagster", "dbt", "duckdb", "lightgbm", "matplotlib", "pandas", "pydantic", "scipy",
+    "sentence_transformers", "sklearn",
 }  # fmt: skip
 BARE = f"""
 import importlib.machinery, sys
@@ -41,7 +46,7 @@ assert not {FORBIDDEN!r} & sys.modules.keys()
 sys.exit(status)
 """
 """The worker on a machine that lacks these packages."""
-RECIPE = "encoder: {encoder}\nlearning_rate: 5.0e-3\nmax_length: 32\n"
+RECIPE = "encoder: {encoder}\nlearning_rate: 5.0e-3\nmax_length: 32\nsequence_epochs: 1\nsequence_width: 16\n"
 STEP = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs us in the background has it ignored
@@ -109,6 +114,8 @@ def test_it_trains_alone_repeatably_and_needs_no_more_than_a_gpu_machine_has(
         "seconds",
         "examples_per_second",
         "tokens_per_second",
+        "vector_seconds",
+        "sequence_seconds",
         "memory_mib",
     }
     assert [e["step"] for e in events if e["event"] == "step"][-1] == 20
@@ -118,7 +125,7 @@ def test_it_trains_alone_repeatably_and_needs_no_more_than_a_gpu_machine_has(
     assert one == files(tmp_path / "two")
     assert one.keys() >= {
         "config.json", "encoder/config.json", "encoder/model.safetensors", "encoder/tokenizer.json",
-        "head.safetensors", "loss.json", "metrics.json",
+        "head.safetensors", "loss.json", "metrics.json", "sequence-dev.safetensors", "sequence.safetensors",
     }  # fmt: skip
     assert not [path for path in tmp_path.iterdir() if ".part" in path.name]
     head = load_file(tmp_path / "one" / "head.safetensors")
@@ -133,9 +140,53 @@ def test_it_trains_alone_repeatably_and_needs_no_more_than_a_gpu_machine_has(
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
 
 
+def test_two_sequence_models_each_know_what_they_may(
+    snapshot: Snapshot, recipe: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """One is for learning how to rank on the dev day, one for serving; neither knows the cut-off day."""
+    plain = load_recipe(str(recipe("max_steps: 1")))
+    work(snapshot, plain, tmp_path / "out", tmp_path / "vectors", lambda event: None)
+    table = snapshot.table("items").select(["item_id", "text"]).to_pydict()
+    vectors = item_vectors(tmp_path / "out" / "encoder", table["text"], tmp_path / "vectors")
+    data = Interactions.of(snapshot, vectors, table["item_id"])
+    models = [
+        SequenceModel.load(tmp_path / "out" / name, data)
+        for name in ("sequence.safetensors", "sequence-dev.safetensors")
+    ]
+    states = [model.states(data, data.known_users) for model in models]
+    assert states[0].shape == (len(data.known_users), 16) and not np.array_equal(*states)
+
+    (tmp_path / "other").mkdir()
+    other = little_warehouse(tmp_path / "other")
+    for table in ("marts.fct_events", "labels.lbl_behaviors", "marts.fct_popularity"):
+        other.run(f"UPDATE {table} SET item_id = 'i00000' WHERE day = DATE '{D}'")
+    late = write_snapshot(other, D, 12, tmp_path / "other" / "snapshots")
+    assert late.id != snapshot.id
+    work(late, plain, tmp_path / "again", tmp_path / "vectors", lambda event: None)
+    for name in ("sequence.safetensors", "sequence-dev.safetensors"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+
+
+def test_a_recipe_may_do_without_a_sequence_model(
+    snapshot: Snapshot, recipe: Callable[[str], Path], tmp_path: Path
+) -> None:
+    plain = replace(load_recipe(str(recipe("max_steps: 1"))), sequence_epochs=0)
+    told: list[dict[str, object]] = []
+    work(snapshot, plain, tmp_path / "out", None, told.append)
+    assert not list((tmp_path / "out").glob("sequence*"))
+    assert told[-1]["event"] == "done" and not list(tmp_path.glob("*.part*"))
+
+
 def test_help_tells_what_comes_out() -> None:
     said = subprocess.run([*WORKER, "--help"], capture_output=True, text=True, check=True).stdout
-    for word in ("--snapshot", "--out", "--config", "head.safetensors", "metrics.json"):
+    for word in (
+        "--snapshot",
+        "--out",
+        "--config",
+        "head.safetensors",
+        "sequence.safetensors",
+        "metrics.json",
+    ):
         assert word in said
 
 
