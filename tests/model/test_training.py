@@ -114,10 +114,10 @@ def test_batches_hold_every_row_once_and_little_padding(lengths: list[int], size
         assert max(map(len, batches)) <= size
         padded = sum(length[rows].max() * len(rows) for rows in batches)
         assert padded <= length.max() * len(length)
-    # Sorted batches are the best there are.
-    assert padded <= sum(
-        length[n : n + size].max() * len(length[n : n + size]) for n in range(0, len(length), size)
-    )
+    # The longest first, so that what does not fit in memory fails at once, and like beside like.
+    sorted_batches = by_length(length, size)
+    for one, following in zip(sorted_batches, sorted_batches[1:], strict=False):
+        assert length[one].min() >= length[following].max()
 
 
 def test_an_epoch_mixes_its_batches() -> None:
