@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -115,8 +116,7 @@ def test_batches_hold_every_row_once_and_little_padding(lengths: list[int], size
         padded = sum(length[rows].max() * len(rows) for rows in batches)
         assert padded <= length.max() * len(length)
     # The longest first, so that what does not fit in memory fails at once, and like beside like.
-    sorted_batches = by_length(length, size)
-    for one, following in zip(sorted_batches, sorted_batches[1:], strict=False):
+    for one, following in pairwise(by_length(length, size)):
         assert length[one].min() >= length[following].max()
 
 
