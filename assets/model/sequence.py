@@ -183,7 +183,7 @@ class Sequences:
         for begin, end in zip(self.start[:-1], self.start[1:], strict=True):
             if end - begin < 2:
                 continue
-            cut = end if end - begin <= length + 1 else end - random.integers(0, length // 2)
+            cut = end if end - begin <= length + 1 else end - random.integers(0, max(length // 2, 1))
             cuts = [*range(cut - 1, begin, -length), begin][::-1]
             first += cuts[:-1]
             last += [c + 1 for c in cuts[1:]]
@@ -301,9 +301,9 @@ class SequenceTrainer:
         """
         torch.manual_seed(self.config.seed)
         self.random = np.random.default_rng(self.config.seed)
-        edges = _edges(held.past.price)
-        network = SequenceNetwork(self.config, *_known(held.past, edges)).to(self.device)
-        model = SequenceModel(network, held.past.item_ids, edges)
+        self.edges = _edges(held.past.price[held.past.known_items])
+        network = SequenceNetwork(self.config, *_known(held.past, self.edges)).to(self.device)
+        model = SequenceModel(network, held.past.item_ids, self.edges)
         sequences, optimizer = Sequences.of(held.past), _optimizer(network, self.config)
         users = sample(held.users, 2000)
         began = told = time.perf_counter()
@@ -336,7 +336,7 @@ class SequenceTrainer:
     def cooled(self, data: Interactions) -> SequenceModel:
         """What was kept, trained on with a falling rate on `data`."""
         weights, optimum = self.kept
-        network = SequenceNetwork(self.config, *_known(data, edges := _edges(data.price))).to(self.device)
+        network = SequenceNetwork(self.config, *_known(data, self.edges)).to(self.device)
         network.load_state_dict(weights)
         optimizer = _optimizer(network, self.config)
         optimizer.load_state_dict(copy.deepcopy(optimum))
@@ -351,7 +351,7 @@ class SequenceTrainer:
             else:
                 if not len(sequences.item):
                     break
-        return SequenceModel(network, data.item_ids, edges)
+        return SequenceModel(network, data.item_ids, self.edges)
 
     def _batches(self, sequences: Sequences) -> list[tuple[Ints, Ints]]:
         """Pieces of like length, about `tokens` events each batch, in random order."""
