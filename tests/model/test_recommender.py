@@ -14,6 +14,7 @@ from assets.model.channels import channels
 from assets.model.interactions import Interactions, hold_out
 from assets.model.metrics import ranking_metrics
 from assets.model.recommender import EVERYONE, OUTCOMES, RECOMMENDATIONS, Fitted, Recommender, fit_recommender
+from assets.model.rules import NEW_DAYS
 from assets.model.sequence import SequenceConfig, SequenceModel, SequenceTrainer
 from tests.model.worlds import (
     VALUES,
@@ -232,6 +233,39 @@ def test_what_was_bought_this_week_is_left_off_and_comes_back_later():
     )
     shelf = {row["item_id"] for row in fit(world).recommend(["u03"], 25).to_pylist()}
     assert "i05" not in shelf and "i04" in shelf
+
+
+DECIDED = {"most_per_brand": None, "diversity": 0.0, "new_items": 0.0, "bought_again": {}}
+
+
+def test_what_the_shop_decides_holds_at_once_and_for_strangers_too():
+    made = fit(random_world(2))
+    brands = np.asarray([f"brand {n % 5}" for n in range(25)], object)
+    branded = replace(made, data=replace(made.data, brands=brands))
+    brand_of = dict(zip(made.data.item_ids, brands, strict=True))
+
+    def most(shop: Recommender, user: str) -> int:
+        return max(
+            Counter(brand_of[row["item_id"]] for row in shop.recommend([user], 5).to_pylist()).values()
+        )
+
+    limited = branded.under({**DECIDED, "most_per_brand": 1})
+    for user in ("u00", "u03", EVERYONE):
+        assert most(limited, user) == 1
+    assert max(most(branded, user) for user in ("u00", "u03", EVERYONE)) > 1
+
+
+def test_new_items_reach_their_places_on_every_shelf():
+    """Though nobody has met them, and many other items are likelier."""
+    days = NEW_DAYS + 10
+    world = random_world(4, things=60, days=days, events=1500)
+    new = set(world.items[:3])
+    events = [e for e in world.events if e.item not in new]
+    shop = fit(replace(world, events=events, first_seen=dict.fromkeys(new, days - 2)))
+    shop = shop.under({**DECIDED, "new_items": 0.2})
+    for user in [*shop.data.users, EVERYONE]:
+        shelf = [row["item_id"] for row in shop.recommend([user], 10).to_pylist()]
+        assert len(new & set(shelf)) >= 2
 
 
 def test_the_business_objective_is_configuration():
