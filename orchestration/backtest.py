@@ -32,7 +32,7 @@ from orchestration.backfill import (
     tag_of,
     take_in,
 )
-from orchestration.launcher import GONE
+from orchestration.launcher import GONE, free_slots
 from orchestration.nights import (
     ACTIVE,
     EVENTS,
@@ -267,6 +267,7 @@ class Backtest:
         for run in self.instance.get_runs(dg.RunsFilter(statuses=ACTIVE)):
             if BACKTEST_TAG in run.tags:
                 self.instance.report_run_failed(run, GONE)
+        free_slots(self.instance)
 
     def _tell_skipped(self) -> None:
         """Once for all nights in a row that were there."""

@@ -67,7 +67,21 @@ def fail_lost_runs(instance: DagsterInstance, home: Home) -> list[str]:
     for run in lost:
         instance.report_run_failed(run, GONE)
         _lease_of(home, run.run_id).unlink(missing_ok=True)
+    free_slots(instance)
     return [run.run_id for run in lost]
+
+
+def free_slots(instance: DagsterInstance) -> None:
+    """Take the places in pools from runs that have ended.
+
+    A step that was killed keeps its place, and only a daemon would take it: without one, the next run that
+    wants the place waits for ever.
+    """
+    storage = instance.event_log_storage
+    for run_id in storage.get_concurrency_run_ids():
+        run = instance.get_run_by_id(run_id)
+        if run is None or run.is_finished:
+            storage.free_concurrency_slots_for_run(run_id)
 
 
 def _lease_of(home: Home, run_id: str) -> Path:

@@ -31,7 +31,7 @@ from orchestration.executors import device_executor
 from orchestration.instance import instance_of
 from resources.home import Home
 
-@dg.op
+@dg.op(pool="warehouse")
 def sleep():
     print("at work", flush=True)
     time.sleep(60)
@@ -64,6 +64,7 @@ def killed(home: Home, tmp_path: Path) -> str:
     with instance_of(home) as instance:
         (run,) = instance.get_runs()
         assert run.status is dg.DagsterRunStatus.STARTED
+        assert instance.event_log_storage.get_concurrency_info("warehouse").claimed_slots
         assert not is_lost(home, run.run_id)
         assert fail_lost_runs(instance, home) == []
     os.killpg(process.pid, signal.SIGKILL)  # all of its processes at once, as when a machine goes down
@@ -87,6 +88,8 @@ def test_the_command_line_finds_it(home: Home, killed: str) -> None:
     assert f"Run {killed[:8]} was cut short and is marked as failed." in said
     with instance_of(home) as instance:
         assert instance.get_run_by_id(killed).status is dg.DagsterRunStatus.FAILURE
+        pool = instance.event_log_storage.get_concurrency_info("warehouse")
+        assert pool.slot_count == 1 and not pool.claimed_slots  # nobody waits for its place
     assert list((home.leases / "runs").iterdir()) == []
 
 
