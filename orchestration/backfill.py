@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Mapping
 from datetime import date
 from typing import Protocol
 
-from assets.logs.drop import fingerprint, plain_files
+from assets.logs.drop import mark_of, plain_files
 from orchestration.nights import BACKFILL_TAG
 from orchestration.runs import of_day, of_window
 from resources.home import Home
@@ -34,8 +36,11 @@ def tag_of(first: date, last: date) -> dict[str, str]:
 
 
 def drop_tag(home: Home) -> dict[str, str]:
-    """Names the files that lie in the drop folder, and the sources that they are read by."""
-    return {DROP_TAG: fingerprint([*plain_files(home.drop), *sorted(home.sources.glob("*.yaml"))])[:16]}
+    """Names the files that lie in the drop folder, and the sources that they are read by, wherever the home
+    lies: a copy of it has taken in what the home had."""
+    files = [*plain_files(home.drop), *sorted(home.sources.glob("*.yaml"))]
+    marks = "\n".join(f"{os.fsencode(file.relative_to(home.root))!r} {mark_of(file)}" for file in files)
+    return {DROP_TAG: hashlib.sha256(marks.encode()).hexdigest()[:16]}
 
 
 def take_in(run: Run, home: Home, tag: Mapping[str, str]) -> None:

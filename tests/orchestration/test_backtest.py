@@ -447,7 +447,7 @@ def test_from_the_command_line_on_real_logs(shop: Home, tmp_path: Path) -> None:
     subprocess.run(["cp", "-a", shop.root, home.root], check=True)  # published file and shelf stay one
     home.write_shop(home.shop.model_copy(update={"first_night": eve}))
     text = nightshelf(home, "backtest", str(eve), str(eve))
-    assert f"The model of {eve}" in text and "The tables of" not in text
+    assert text.startswith(f"The model of {eve}")  # files and tables are there, in the copy too
     picture = home.root / "backtest" / f"{eve}_{eve}.png"
     (one,) = json.loads(picture.with_suffix(".json").read_text())["nights"]
     assert picture.exists() and one["day"] == str(eve) and one["promoted"] and one["users"] > 20
@@ -456,10 +456,6 @@ def test_from_the_command_line_on_real_logs(shop: Home, tmp_path: Path) -> None:
     never_seen = without_days_after(eve, home, Home(tmp_path / "never-seen"))
     again = write_snapshot(Warehouse(never_seen), eve, home.shop.history_days, never_seen.snapshots)
     assert snapshot_of(home, eve).id == again.id
-    # Another model now serves before the last night, so that one would be made again.
-    assert nightshelf(home, "backtest", str(eve), str(LAST), "--dry-run").split() == [
-        *("training,", "shelf", str(LAST), "already", "there", str(eve))
-    ]
 
 
 def without_days_after(last: date, home: Home, copy: Home) -> Home:
