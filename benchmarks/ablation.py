@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked = parser.parse_args(arguments)
     share_cores()
 
-    from assets.model.sequence import sample
+    from assets.model.interactions import sample
     from benchmarks.data import read
     from benchmarks.splits import split
 
@@ -75,10 +75,11 @@ def ablate(held: Any, seed: int, seconds: float, log: Callable[[str], None]) -> 
     log(f"the whole: NDCG@10 {best.mean():.4f}")
     parts = {}
     for name in [*whole.channels, "trees", *TRICKS]:
-        other = whole.without(name, held.valid, seed, seconds, log) if name not in TRICKS else None
-        if other is None:
+        if name in TRICKS:
             other = Nightshelf(**TRICKS[name])
             other.fit(held.valid, seed, seconds, log)
+        else:
+            other = whole.without(name, held.valid, seed, log)
         other.refit(held.test.past)
         parts[name] = asdict(paired_bootstrap(_ndcg(other, held.test) - best))
         log(f"without {name}: {parts[name]['mean']:+.4f}")
@@ -96,14 +97,9 @@ def markdown(report: dict[str, Any]) -> str:
 
 
 def _ndcg(method: Any, test: Any) -> Any:
-    from assets.model.interactions import blocks
-    from assets.model.metrics import ranking_metrics
+    from benchmarks.judge import judge
 
-    parts = [
-        ranking_metrics(method.scores(b), test.relevant(b), 10, test.allowed(b))["ndcg@10"]
-        for b in blocks(test.users, len(test.past.item_ids))
-    ]
-    return np.nan_to_num(np.concatenate(parts))
+    return np.nan_to_num(judge(method.scores, test).per_user["ndcg@10"])
 
 
 def _teller() -> Callable[[str], None]:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from assets.model.calibration import expected_calibration_error
-from assets.model.interactions import LEVELS, Floats, HeldOut, Ints, blocks
+from assets.model.interactions import LEVELS, Floats, HeldOut, Ints, blocks, sample
 from assets.model.metrics import coverage, ranking_metrics, top_k
 from benchmarks.methods import Calibrated, Log, Matrix
 
@@ -66,7 +66,7 @@ def judge(scores: Callable[[Ints], Matrix], held: HeldOut, log: Log = lambda mes
         relevant, allowed = held.relevant(block), held.allowed(block)
         figures = {n: v for n, v in ranking_metrics(score, relevant, K, allowed).items() if "recall" not in n}
         if held.repeats:
-            new = allowed & ~held.seen(block)
+            new = allowed & ~held.past.met(block)
             bought = held.relevant(block, LEVELS["purchase"])
             figures[f"new_ndcg@{K}"] = ranking_metrics(score, relevant, K, new)[f"ndcg@{K}"]
             figures[f"purchase_ndcg@{K}"] = ranking_metrics(score, bought, K, allowed)[f"ndcg@{K}"]
@@ -93,9 +93,7 @@ def judge(scores: Callable[[Ints], Matrix], held: HeldOut, log: Log = lambda mes
 
 def mean_ndcg(scores: Callable[[Ints], Matrix], held: HeldOut, most: int = 5000, seed: int = 0) -> float:
     """NDCG@10 on validation, for choosing settings: of all users, or of `most` drawn by `seed`."""
-    users = held.users
-    if len(users) > most:
-        users = np.sort(np.random.default_rng(seed).choice(users, most, replace=False))
+    users = sample(held.users, most, seed)
     values = [np.zeros(0)]
     for block in blocks(users, len(held.past.item_ids), CELLS):
         figures = ranking_metrics(scores(block), held.relevant(block), K, held.allowed(block))

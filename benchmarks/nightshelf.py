@@ -15,8 +15,9 @@ from assets.model.sequence import SequenceConfig, SequenceModel, SequenceTrainer
 from assets.model.training import pick_device
 from benchmarks.methods import CannotRunError
 from benchmarks.vectors import encoded
+from resources.home import Values
 
-VALUES = {"browse": 0.05, "click": 0.2, "purchase": 1.0}
+VALUES = Values().model_dump()
 """The values a new shop begins with."""
 TRAINED = 0.55
 """Share of a time budget for the sequence model's constant rate; cooling down twice takes half as much."""
@@ -85,9 +86,7 @@ class Nightshelf:
         """The channels in use."""
         return list(self._recommender.channels)
 
-    def without(
-        self, part: str, valid: HeldOut, seed: int, seconds: float, log: Callable[[str], None]
-    ) -> Nightshelf:
+    def without(self, part: str, valid: HeldOut, seed: int, log: Callable[[str], None]) -> Nightshelf:
         """Another one that shares the sequence model and does without a channel, or without "trees"."""
         other = Nightshelf() if part == "trees" else Nightshelf(without=[part])
         other._vectors, other._trainer = self._vectors, self._trainer

@@ -48,6 +48,7 @@ def run_demo(home: Home, *, days: int, seed: int, nights: int, console: Console)
         meter.stage("start-up")
         prepare_instance(home)
         # Imported here because the partitions are fixed by shop.yaml, which is now there.
+        from orchestration.backfill import make_model, make_shelf
         from orchestration.progress import watched
         from orchestration.stages import stage_of_step
 
@@ -71,8 +72,8 @@ def run_demo(home: Home, *, days: int, seed: int, nights: int, console: Console)
             run("ingest", {}, "Taking in the log files")
             run("warehouse", of_window(first, past), f"Tables of {first} to {past}, one run")
             for day in days_between(first_night, past):
-                run("training", of_day(day), f"The model of {day}")
-                run("recommendations", of_day(day), f"The shelf of {day}")
+                make_model(run, day, {})
+                make_shelf(run, day, {})
             run("nightly", of_day(last), f"The night of {last}: from logs to the published shelf")
             meter.stage("report")
             figures = _figures(home, last)

@@ -165,7 +165,7 @@ class CoVisitation:
 
     def fit(self, data: Interactions) -> None:
         count = co_visits(data, self.window, self.fading, self.backward, LEVELS[self.to])
-        popular = np.maximum(np.bincount(data.counts.item, data.counts.users, len(data.item_ids)), 1.0)
+        popular = np.maximum(meetings(data), 1.0)
         scale = diags((popular**-self.alpha).astype(np.float32))
         self._matrix = csr_matrix(scale @ count @ scale)
         self._matrix.sort_indices()
@@ -260,8 +260,7 @@ class Novelty:
 
     def fit(self, data: Interactions) -> None:
         self.text.fit(data)
-        met = np.bincount(data.counts.item, data.counts.users, len(data.item_ids))
-        self._new = data.known_items & ((met < HARDLY) | new_items(data))
+        self._new = data.known_items & ((meetings(data) < HARDLY) | new_items(data))
 
     def scores(self, users: Ints) -> Matrix:
         return self.text.scores(users) * self._new
@@ -338,12 +337,17 @@ def channels() -> dict[str, Channel]:
 
 def popularity(data: Interactions, days: int | None) -> Floats:
     """[items] shoppers (a day) who met each item in the last `days` days, as a share of the largest."""
+    met = meetings(data, days)
+    return met / max(met.max(initial=0.0), 1.0)
+
+
+def meetings(data: Interactions, days: int | None = None) -> Floats:
+    """[items] shoppers (a day) who met each item, in the last `days` days or (None) ever."""
     counts = data.counts
     recent = np.ones(len(counts.day), bool)
     if days is not None:
         recent = counts.day > data.as_of.toordinal() - days
-    met = np.bincount(counts.item[recent], counts.users[recent], len(data.item_ids))
-    return np.asarray(met / max(met.max(initial=0.0), 1.0))
+    return np.bincount(counts.item[recent], counts.users[recent], len(data.item_ids)).astype(np.float64)
 
 
 def newest(data: Interactions, users: Ints, decay: float, most: int) -> csr_matrix:

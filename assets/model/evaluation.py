@@ -16,7 +16,7 @@ and stock are those of D, for all methods alike, and the look-back window begins
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from datetime import date
 from pathlib import Path
@@ -28,14 +28,25 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from assets.model.calibration import expected_calibration_error
-from assets.model.channels import Channel, CoVisitation, Ease, Matrix, Popularity, Revisit
-from assets.model.interactions import LEVELS, Floats, Interactions, Ints, blocks, hold_out, pair_matrix
+from assets.model.channels import Matrix
+from assets.model.interactions import (
+    LEVELS,
+    Floats,
+    Interactions,
+    Ints,
+    blocks,
+    hold_out,
+    pair_matrix,
+    sample,
+)
 from assets.model.metrics import coverage, list_metrics, ranking_metrics, top_k
 from assets.model.recommender import OUTCOMES, Recommender, Values
 
 CANDIDATE, INCUMBENT, SHELF = "nightshelf", "incumbent", "shelf"
 BASELINES = ("popularity", "popularity_7d", "co_visitation", "ease", "revisit")
 K = 10
+JUDGED_ON = 1000
+"""Shoppers whose shelves tell the calibration: a mean probability to a tenth of a per cent."""
 
 
 @dataclass(frozen=True)
@@ -139,10 +150,9 @@ def evaluate(
         raise ValueError("candidate and incumbent must be loaded on the same snapshot to be compared")
     held = hold_out(data, day)
     past, users, met = held.past, held.users, (held.user, held.item)
-    methods: dict[str, Callable[[Ints], Matrix]] = {}
-    for channel in _baselines(past):
-        methods[channel.name] = channel.scores
     serving = candidate.until(past.as_of)
+    # The baselines are channels of the candidate's own, and fitted already.
+    methods = {name: serving.channels[name].scores for name in BASELINES}
     methods[CANDIDATE] = serving.scores
     if incumbent:
         methods[INCUMBENT] = incumbent.until(past.as_of).scores
@@ -193,12 +203,6 @@ def paired_bootstrap(difference: Floats, resamples: int = 1000, seed: int = 0) -
     return Interval(float(difference.mean()), float(low), float(high))
 
 
-def _baselines(past: Interactions) -> Iterator[Channel]:
-    for channel in (Popularity(), Popularity(days=7), CoVisitation(), Ease(), Revisit()):
-        channel.fit(past)
-        yield channel
-
-
 def _measure(
     scores: Callable[[Ints], Matrix], past: Interactions, users: Ints, met: tuple[Ints, Ints]
 ) -> dict[str, NDArray[np.float64]]:
@@ -210,7 +214,7 @@ def _measure(
         score = np.compress(known, scores(block), axis=1)
         relevant = np.compress(known, pair_matrix(block, met, items), axis=1)
         figures = ranking_metrics(score, relevant, K)
-        new = ~np.compress(known, pair_matrix(block, _history_pairs(past, block), items), axis=1)
+        new = ~np.compress(known, past.met(block), axis=1)
         figures[f"new_ndcg@{K}"] = ranking_metrics(score, relevant, K, allowed=new)[f"ndcg@{K}"]
         parts.append(figures)
         shown.append(top_k(score, K))
@@ -239,11 +243,6 @@ def _judge_shelf(
     return figures
 
 
-def _history_pairs(past: Interactions, users: Ints) -> tuple[Ints, Ints]:
-    row, _, position = past.histories.expand(users, most=np.iinfo(np.int64).max)
-    return users[row], past.histories.item[position]
-
-
 def _means(figures: dict[str, NDArray[np.float64]]) -> dict[str, float]:
     """Means over the users to whom the figure applies (for new items: those who met any); 0 for nobody."""
     return {name: float(np.nanmean(v)) if np.isfinite(v).any() else 0.0 for name, v in figures.items()}
@@ -255,7 +254,7 @@ def _calibration(
     """The shelves of some with a history, against what they did on the test day."""
     items = len(data.item_ids)
     p, pairs = [np.zeros((0, len(OUTCOMES)))], [np.zeros(0, np.int64)]
-    for block in blocks(_some(serving.data.known_users), items):
+    for block in blocks(sample(serving.data.known_users, JUDGED_ON), items):
         shown = serving.ranked(block, shelf)
         p.append(shown.p)
         pairs.append(block[shown.row] * items + shown.item)
@@ -270,13 +269,6 @@ def _calibration(
             "ece": expected_calibration_error(told[:, column], happened),
         }
     return result
-
-
-def _some(users: Ints, most: int = 1000) -> Ints:
-    """Enough shoppers, drawn with a fixed seed, to know a mean probability to a tenth of a per cent."""
-    if len(users) <= most:
-        return users
-    return np.sort(np.random.default_rng(0).choice(users, most, replace=False))
 
 
 def _same_ground(a: Interactions, b: Interactions) -> bool:

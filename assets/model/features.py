@@ -8,7 +8,7 @@ the winners of OTTO.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from assets.model.channels import Channel, Matrix, popularity
-from assets.model.interactions import Floats, Interactions, Ints
+from assets.model.interactions import Floats, Interactions, Ints, find
+from assets.model.rules import numbered
 
 EPSILON = 1e-4
 """Score, as a share of the user's best, below which a channel has nothing to say."""
@@ -35,11 +36,6 @@ class Candidates:
     item: Ints
     features: Matrix
     """[pairs, features]."""
-
-    @property
-    def start(self) -> Ints:
-        """[users with candidates]: where each one's pairs begin."""
-        return np.flatnonzero(np.diff(self.row, prepend=-1))
 
 
 @dataclass(frozen=True)
@@ -70,8 +66,8 @@ class Features:
             allowed: [len(users), items].
             least: candidates of each user; where the channels have fewer, the most popular others join.
         """
-        unmet = allowed & ~self._met(users)
-        chosen = self._own(users, allowed)
+        unmet = allowed & ~self.data.met(users)
+        chosen = self.data.met(users, OWN) & allowed
         dense = []
         for channel in self.channels.values():
             scores = np.where(allowed, channel.scores(users), np.float32(0))
@@ -89,19 +85,6 @@ class Features:
         columns += [values[item] for values in self._of_items.values()]
         columns += self._of_pairs(users, row, item)
         return Candidates(row, item, np.column_stack(columns).astype(np.float32))
-
-    def _met(self, users: Ints) -> NDArray[np.bool_]:
-        return self._history(users, np.iinfo(np.int64).max)
-
-    def _own(self, users: Ints, allowed: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """The user's own newest items, so far as they are allowed."""
-        return self._history(users, OWN) & allowed
-
-    def _history(self, users: Ints, most: int) -> NDArray[np.bool_]:
-        row, _, position = self.data.histories.expand(users, most)
-        matrix = np.zeros((len(users), len(self.data.item_ids)), bool)
-        matrix[row, self.data.histories.item[position]] = True
-        return matrix
 
     @cached_property
     def _by_popularity(self) -> Ints:
@@ -208,8 +191,8 @@ class Features:
         key = owner * groups + of[self.data.histories.item[position]]
         known, count = np.unique(key, return_counts=True)
         wanted = row * groups + of[item]
-        place = np.minimum(np.searchsorted(known, wanted), max(len(known) - 1, 0))
-        found = np.where(known[place] == wanted, count[place], 0) if len(known) else np.zeros(len(row))
+        place = find(known, wanted)
+        found = np.where(place >= 0, count[place], 0) if len(known) else np.zeros(len(row))
         total = np.maximum(np.bincount(owner, minlength=len(users)), 1)
         return np.where(of[item] > 0, found / total[row], 0.0)
 
@@ -220,10 +203,9 @@ class Features:
         return np.where(some & (newest > 0), newest, -1)
 
 
-def _numbered(names: Sequence[str] | NDArray[np.object_]) -> Ints:
-    """Groups by number from 1; 0 for the unnamed."""
-    words, number = np.unique(np.asarray(names, str), return_inverse=True)
-    return number + (0 if len(words) and words[0] == "" else 1)
+def _numbered(names: NDArray[np.object_]) -> Ints:
+    """Groups by number; 0 for the unnamed."""
+    return numbered(np.append("", names))[1:]
 
 
 def _choose(chosen: NDArray[np.bool_], scores: Matrix, floor: Matrix, most: int) -> None:
@@ -238,12 +220,12 @@ def _choose(chosen: NDArray[np.bool_], scores: Matrix, floor: Matrix, most: int)
 
 
 def _ranks(row: Ints, score: Matrix) -> Matrix:
-    """log(rank) of each candidate among its user's, ties with the worst of their ranks."""
+    """log(rank) of each candidate among its user's, ties with the worst of their ranks; rows are in order."""
     order = np.lexsort((-score, row))
-    rank = np.empty(len(row), np.float32)
-    place = np.arange(len(row)) - np.searchsorted(row[order], row[order])
-    tied = np.append((row[order][1:] != row[order][:-1]) | (score[order][1:] != score[order][:-1]), True)
+    sorted_score, place = score[order], np.arange(len(row)) - np.searchsorted(row, row)
+    tied = np.append((row[1:] != row[:-1]) | (sorted_score[1:] != sorted_score[:-1]), True)
     last = np.flatnonzero(tied)
     worst = place[last[np.searchsorted(last, np.arange(len(row)))]] if len(row) else place
+    rank = np.empty(len(row), np.float32)
     rank[order] = np.log1p(worst)
     return rank

@@ -22,6 +22,9 @@ from numpy.typing import NDArray
 LEVELS = {"browse": 0, "click": 1, "cart": 2, "purchase": 3}
 """Strength of a behaviour. `at least click` is level ≥ 1, so a cart counts as a click."""
 
+GAPS = 24
+"""Buckets of the time since the event before: bucket b holds gaps of about 2^b seconds, up to half a year."""
+
 EPOCH = date(1970, 1, 1).toordinal()
 
 Ints = NDArray[np.int64]
@@ -87,6 +90,59 @@ class Histories:
         place = np.arange(len(row)) - np.repeat(np.cumsum(length) - length, length)
         position = np.repeat(self.start[users], length) + place
         return row, self.age[position], position
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """Events of all users, end to end, in order of time; equal times in order of item."""
+
+    start: Ints
+    """[users + 1]: user u's events are `start[u]:start[u + 1]`."""
+    item: Ints
+    level: Ints
+    gap: Ints
+    """Bucket of the time since the event before; 0 for a user's first."""
+    again: NDArray[np.bool_]
+    """Whether the user had met the item before."""
+
+    @classmethod
+    def of(cls, data: Interactions) -> Sequences:
+        log = data.events
+        order = np.lexsort((log.item, log.at, log.user))
+        user, item, at = log.user[order], log.item[order], log.at[order]
+        start = np.searchsorted(user, np.arange(len(data.users) + 1))
+        seconds = np.diff(at, prepend=at[:1]) // 1_000_000
+        gap = 1 + np.minimum(np.log2(np.maximum(seconds, 1)).astype(np.int64), GAPS - 2)
+        gap[start[:-1][start[:-1] < start[1:]]] = 0
+        _, first = np.unique(user * max(len(data.item_ids), 1) + item, return_index=True)
+        again = np.ones(len(user), bool)
+        again[first] = False
+        return cls(start, item, log.level[order], gap, again)
+
+    def newest(self, users: Ints, length: int) -> tuple[Ints, Ints]:
+        """First and last-plus-one event of each user's newest `length`."""
+        return np.maximum(self.start[users], self.start[users + 1] - length), self.start[users + 1]
+
+    def pieces(self, length: int, random: np.random.Generator) -> tuple[Ints, Ints]:
+        """All events in pieces of at most `length` + 1 that overlap by one, the cuts elsewhere each time."""
+        first, last = [], []
+        for begin, end in zip(self.start[:-1], self.start[1:], strict=True):
+            if end - begin < 2:
+                continue
+            cut = end if end - begin <= length + 1 else end - random.integers(0, max(length // 2, 1))
+            cuts = [*range(cut - 1, begin, -length), begin][::-1]
+            first += cuts[:-1]
+            last += [c + 1 for c in cuts[1:]]
+            if cut < end:
+                first.append(max(cut - 1, end - length - 1))
+                last.append(end)
+        return np.asarray(first, np.int64), np.asarray(last, np.int64)
+
+    def padded(self, first: Ints, last: Ints) -> tuple[Ints, NDArray[np.bool_]]:
+        """[pieces, longest] places of their events, padded at the end, and which of them are real."""
+        length = last - first
+        real = np.arange(length.max(initial=0)) < length[:, None]
+        return np.where(real, first[:, None] + np.arange(real.shape[1]), 0), real
 
 
 @dataclass(frozen=True)
@@ -218,14 +274,16 @@ class Interactions:
         age = moment - moment[start[user]]
         return Histories(start, item, level[newest], events[newest], age, at)
 
+    @cached_property
+    def sequences(self) -> Sequences:
+        """Events of all users in order of time, sorted once."""
+        return Sequences.of(self)
+
     def position_of(self, users: Ints, items: Ints) -> Ints:
         """Position in `histories` of each (user, item) pair, -1 for a pair that never met."""
         key, order = self._pairs_met
-        wanted = users * max(len(self.item_ids), 1) + items
-        place = np.searchsorted(key, wanted)
-        met = place < len(key)
-        met[met] = key[place[met]] == wanted[met]
-        return np.where(met, order[np.where(met, place, 0)] if len(key) else -1, -1)
+        place = find(key, users * max(len(self.item_ids), 1) + items)
+        return np.where(place >= 0, order[place] if len(key) else -1, -1)
 
     @cached_property
     def _pairs_met(self) -> tuple[Ints, Ints]:
@@ -233,6 +291,13 @@ class Interactions:
         key = user * max(len(self.item_ids), 1) + self.histories.item
         order = np.argsort(key)
         return key[order], order
+
+    def met(self, users: Ints, most: int = np.iinfo(np.int64).max) -> NDArray[np.bool_]:
+        """[len(users), items]: among the `most` newest items of the user's own history."""
+        row, _, position = self.histories.expand(users, most)
+        matrix = np.zeros((len(users), len(self.item_ids)), bool)
+        matrix[row, self.histories.item[position]] = True
+        return matrix
 
     @cached_property
     def known_users(self) -> Ints:
@@ -284,14 +349,7 @@ class HeldOut:
     def allowed(self, users: Ints) -> NDArray[np.bool_]:
         """[len(users), items]: known by then and, without `repeats`, not in the user's own history."""
         known = np.broadcast_to(self.past.known_items, (len(users), len(self.past.item_ids)))
-        return known if self.repeats else known & ~self.seen(users)
-
-    def seen(self, users: Ints) -> NDArray[np.bool_]:
-        """[len(users), items]: in the user's own history."""
-        row, _, position = self.past.histories.expand(users, most=np.iinfo(np.int64).max)
-        matrix = np.zeros((len(users), len(self.past.item_ids)), bool)
-        matrix[row, self.past.histories.item[position]] = True
-        return matrix
+        return known if self.repeats else known & ~self.past.met(users)
 
 
 def hold_out(data: Interactions, day: date) -> HeldOut:
@@ -327,6 +385,21 @@ def blocks(users: Ints, items: int, cells: int = 4_000_000) -> list[Ints]:
     """Users in blocks of at most `cells` scores, which bounds the memory of a [users, items] matrix."""
     size = max(1, cells // max(items, 1))
     return [users[first : first + size] for first in range(0, len(users), size)]
+
+
+def sample(users: Ints, most: int, seed: int = 0) -> Ints:
+    """At most so many users, drawn with a fixed seed, in order."""
+    if len(users) <= most:
+        return users
+    return np.sort(np.random.default_rng(seed).choice(users, most, replace=False))
+
+
+def find(keys: Ints, wanted: Ints) -> Ints:
+    """Where each wanted key stands among keys in order; -1 for one that is not there."""
+    if not len(keys):
+        return np.full(len(wanted), -1)
+    place = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+    return np.where(keys[place] == wanted, place, -1)
 
 
 def pair_matrix(users: Ints, pairs: tuple[Ints, Ints], items: int) -> NDArray[np.bool_]:

@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from assets.model.channels import Channel
+from assets.model.channels import Channel, meetings
 from assets.model.interactions import Floats, Interactions, Ints
 from assets.model.rules import Mask, new_items, numbered
 
@@ -71,7 +71,7 @@ def reasons(
     category, new, position = data.categories[items], new_items(data)[items], data.position_of(users, items)
     crowd = np.char.startswith(told, "popularity")
 
-    sentence[crowd & _met_lately(data)[items]] = POPULAR
+    sentence[crowd & (meetings(data, 7) > 0)[items]] = POPULAR
     sentence[told == "popularity"] = POPULAR_EVER
     popular = (told != "nothing") & _popular_in_category(data)[items] & _category_known(data, users, items)
     sentence[popular] = [f"Popular in {name}" for name in category[popular]]
@@ -134,19 +134,9 @@ def _nearest_in_history(
     return position[first], near[first]
 
 
-def _met_lately(data: Interactions) -> Mask:
-    return _met(data) > 0
-
-
-def _met(data: Interactions) -> Floats:
-    """[items] shoppers (a day) who met each item in the last seven days."""
-    recent = data.counts.day > data.as_of.toordinal() - 7
-    return np.bincount(data.counts.item[recent], data.counts.users[recent], len(data.item_ids)).astype(float)
-
-
 def _popular_in_category(data: Interactions) -> Mask:
     """[items] among the most met of their category this week, and met more than its average item."""
-    met, category = _met(data), numbered(data.categories)
+    met, category = meetings(data, 7), numbered(data.categories)
     mean = np.bincount(category, met) / np.maximum(np.bincount(category), 1)
     order = np.lexsort((-met, category))
     place = np.empty(len(order), np.int64)

@@ -28,7 +28,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from assets.model.calibration import Curve, apply_curve, fit_curve
-from assets.model.channels import Channel, CoVisitation, Matrix, Popularity, SequenceChannel, channels
+from assets.model.channels import Channel, CoVisitation, Matrix, SequenceChannel, channels, popularity
 from assets.model.features import EPSILON, PER_CHANNEL, Candidates, Features
 from assets.model.interactions import (
     LEVELS,
@@ -38,11 +38,14 @@ from assets.model.interactions import (
     Ints,
     Tables,
     blocks,
+    find,
+    sample,
 )
 from assets.model.metrics import top_k
 from assets.model.ranker import Pairs, Ranker, fit_ranker
 from assets.model.reasons import OFFERED, POPULAR, reasons
 from assets.model.rules import Rules, allowed, arrange, fit_rules, new_items
+from assets.model.train import SEQUENCE
 
 if TYPE_CHECKING:
     from assets.model.sequence import SequenceModel
@@ -163,8 +166,8 @@ def fit_recommender(
         "curves": {},
     }
     recommender = Recommender(Fitted(params, {}), held.past, sequence)
-    judged = _sample(held.users, learn_from, seed)
-    asked = judged if everyone_comes else _sample(held.past.known_users, learn_from, seed + 1)
+    judged = sample(held.users, learn_from, seed)
+    asked = judged if everyone_comes else sample(held.past.known_users, learn_from, seed + 1)
     every = _pairs(recommender, held, np.union1d(judged, asked))
     learnt, known = every.of(judged), every.of(asked)
     params["dev"]["recall ceiling"] = _ceilings(learnt, recommender.features.names, held, judged, log)
@@ -218,7 +221,7 @@ class Recommender:
         if fitted.params["asks"]:
             from assets.model.sequence import SequenceModel
 
-            sequence = SequenceModel.load(bundle / "sequence.safetensors", data)
+            sequence = SequenceModel.load(bundle / SEQUENCE, data)
         return cls(fitted, data, sequence)
 
     @property
@@ -275,30 +278,20 @@ class Recommender:
 
     def scores(self, users: Ints) -> Matrix:
         """[len(users), items] relevance of known items; what is no candidate lies below, by popularity."""
-        found = self.candidates(users, self.open_to(users))
+        found = self.features.candidates(users, self.open_to(users))
         score = self.rankers["browse"].scores(found.features)
-        popular = self._popular
+        popular = popularity(self.data, None).astype(np.float32)
         floor = np.full(len(users), 0.0)
         np.minimum.at(floor, found.row, score)
         result = (floor[:, None] - 2 + popular).astype(np.float32)
         result[found.row, found.item] = np.round(score, 5)
         return result
 
-    @cached_property
-    def _popular(self) -> Floats:
-        popular = Popularity()
-        popular.fit(self.data)
-        return popular.scores(np.zeros(1, np.int64))[0].astype(np.float64)
-
     def open_to(self, users: Ints) -> NDArray[np.bool_]:
         """[len(users), items] that may be ranked: known, and new to the user where repeats do not count."""
         nothing = np.zeros(0, np.int64)
         held = HeldOut(self.data, users, nothing, nothing, nothing, self.params["repeats"])
         return held.allowed(users)
-
-    def candidates(self, users: Ints, among: NDArray[np.bool_], least: int = 0) -> Candidates:
-        """Candidates of users among the items that are allowed, `least` each where there are so many."""
-        return self.features.candidates(users, among, least)
 
     def probabilities(self, users: Ints, items: Ints) -> Floats:
         """[pairs, browse | click | purchase] of any pairs; half the last candidate's for one that is none.
@@ -309,8 +302,8 @@ class Recommender:
         """
         p = np.zeros((len(users), len(OUTCOMES)))
         for block in blocks(np.unique(users), len(self.data.item_ids)):
-            found = self.candidates(block, self.open_to(block))
-            told = self._probabilities(block, found)
+            found = self.features.candidates(block, self.open_to(block))
+            told = self._probabilities(block, found, self._scores(found))
             least = np.ones((len(block), len(OUTCOMES)))
             np.minimum.at(least, found.row, told)
             inside = np.flatnonzero(np.isin(users, block))
@@ -318,22 +311,28 @@ class Recommender:
             key, wanted = (
                 r * len(self.data.item_ids) + i for r, i in ((found.row, found.item), (row, items[inside]))
             )
-            place = np.minimum(np.searchsorted(key, wanted), max(len(key) - 1, 0))
-            met = key[place] == wanted if len(key) else np.zeros(len(wanted), bool)
-            p[inside] = np.where(met[:, None], told[place] if len(key) else 0, least[row] / 2)
+            place = find(key, wanted)
+            p[inside] = np.where(place[:, None] >= 0, told[place] if len(key) else 0, least[row] / 2)
         return p
 
-    def _probabilities(self, users: Ints, found: Candidates) -> Floats:
-        """[candidates, browse | click | purchase]."""
+    def _scores(self, found: Candidates) -> dict[str, Floats]:
+        """Behaviour → [candidates] scores of its ranker; each different ranker is asked once."""
+        asked: dict[int, Floats] = {}
+        for ranker in self.rankers.values():
+            if id(ranker) not in asked:
+                asked[id(ranker)] = ranker.scores(found.features)
+        return {name: asked[id(ranker)] for name, ranker in self.rankers.items()}
+
+    def _probabilities(self, users: Ints, found: Candidates, scores: Mapping[str, Floats]) -> Floats:
+        """[candidates, browse | click | purchase], from what the rankers say."""
         user = users[found.row]
         seen = self.data.position_of(user, found.item) >= 0
-        columns: dict[int, Floats] = {}
-        p = []
-        for name in OUTCOMES:
-            ranker = self.rankers[name]
-            if id(ranker) not in columns:
-                columns[id(ranker)] = self.calibration_features(user, ranker.scores(found.features), seen)
-            p.append(apply_curve(cast(Curve, self.params["curves"][name]), columns[id(ranker)]))
+        p = [
+            apply_curve(
+                cast(Curve, self.params["curves"][name]), self.calibration_features(user, scores[name], seen)
+            )
+            for name in OUTCOMES
+        ]
         return np.minimum.accumulate(np.column_stack(p), axis=1)
 
     def calibration_features(self, users: Ints, scores: Floats, seen: NDArray[np.bool_]) -> Floats:
@@ -392,8 +391,7 @@ class Recommender:
     def similar_items(self, k: int) -> pa.Table:
         """Table of `SIMILAR`: half nearness in words, half met in the same sessions, each at most 1."""
         items = len(self.data.item_ids)
-        together = CoVisitation()
-        together.fit(self.data)
+        together = cast(CoVisitation, self.channels["co_visitation"])
         parts = [SIMILAR.empty_table()]
         for block in blocks(np.arange(items), items):
             words = np.clip(self.data.vectors[block] @ self.data.vectors.T, 0, 1)
@@ -431,10 +429,10 @@ class Recommender:
         """The first k of each user by value and rules: what is published, as numbers."""
         worth = self._worth(values)
         among = allowed(self.data, users, self.rules)
-        found = self.candidates(users, among, k)
-        p = self._probabilities(users, found)
+        found = self.features.candidates(users, among, k)
+        scores = self._scores(found)
+        p, relevance = self._probabilities(users, found, scores), scores["browse"]
         score = (p * worth[found.item]).sum(axis=1)
-        relevance = self.rankers["browse"].scores(found.features)
         order = np.lexsort((found.item, -relevance, -np.round(score, 12), found.row))
         first = _within(found.row[order], max(CANDIDATES, k))
         best = order[first | new_items(self.data)[found.item[order]]]
@@ -448,9 +446,8 @@ class Recommender:
         P is the share of visits (shopper and day) in the last seven days in which the item met the behaviour:
         what a visiting shopper does.
         """
-        popular = Popularity(days=7)
-        popular.fit(self.data)
-        best = top_k(popular.scores(np.zeros(1, np.int64)), max(CANDIDATES, k), self._offered[None])[0]
+        popular = popularity(self.data, 7).astype(np.float32)
+        best = top_k(popular[None], max(CANDIDATES, k), self._offered[None])[0]
         best = best[best >= 0]
         log = self.data.behaviors
         recent = log.where(log.day > self.data.as_of.toordinal() - 7)
@@ -500,12 +497,11 @@ def _pairs(recommender: Recommender, held: HeldOut, users: Ints) -> _Learnt:
     nothing, width = np.zeros(0, np.int64), len(recommender.features.names)
     parts = [_Learnt(nothing, np.zeros((0, width), np.float32), nothing, np.zeros(0, bool))]
     for block in blocks(users, items):
-        found = recommender.candidates(block, recommender.open_to(block))
+        found = recommender.features.candidates(block, recommender.open_to(block))
         user = block[found.row]
         wanted = user * items + found.item
-        place = np.minimum(np.searchsorted(key, wanted), max(len(key) - 1, 0))
-        met = key[place] == wanted if len(key) else np.zeros(len(wanted), bool)
-        level = np.where(met, held.level[place] if len(key) else -1, -1)
+        place = find(key, wanted)
+        level = np.where(place >= 0, held.level[place] if len(key) else -1, -1)
         seen = held.past.position_of(user, found.item) >= 0
         parts.append(_Learnt(user, found.features, level, seen))
     columns = zip(*((part.user, part.features, part.level, part.seen) for part in parts), strict=True)
@@ -540,12 +536,6 @@ def _asks(held: HeldOut) -> dict[str, int]:
 def _within(row: Ints, most: int) -> NDArray[np.bool_]:
     """Which of rows in order are among the first `most` of their row."""
     return np.arange(len(row)) - np.searchsorted(row, row) < most
-
-
-def _sample(users: Ints, most: int, seed: int) -> Ints:
-    if len(users) <= most:
-        return users
-    return np.sort(np.random.default_rng(seed).choice(users, most, replace=False))
 
 
 def _by_row_maximum(scores: Matrix) -> Matrix:

@@ -20,8 +20,9 @@ import copy
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +32,20 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from assets.model.interactions import LEVELS, Floats, HeldOut, Interactions, Ints, blocks
+from assets.model.interactions import (
+    GAPS,
+    LEVELS,
+    Floats,
+    HeldOut,
+    Interactions,
+    Ints,
+    Sequences,
+    blocks,
+    sample,
+)
 from assets.model.metrics import ranking_metrics
 from assets.model.network import precision
 
-GAPS = 24
-"""Buckets of the time since the event before: bucket b holds gaps of about 2^b seconds, up to half a year."""
 MEASURE_EVERY = 150
 """Steps, at least, between two measurements on held-out pairs: fewer would take noise for the end."""
 PRICES = 11
@@ -147,59 +156,6 @@ class SequenceNetwork(nn.Module):
 
 
 @dataclass(frozen=True)
-class Sequences:
-    """Events of all users, end to end, in order of time; equal times in order of item."""
-
-    start: Ints
-    """[users + 1]: user u's events are `start[u]:start[u + 1]`."""
-    item: Ints
-    level: Ints
-    gap: Ints
-    """Bucket of the time since the event before; 0 for a user's first."""
-    again: NDArray[np.bool_]
-    """Whether the user had met the item before."""
-
-    @classmethod
-    def of(cls, data: Interactions) -> Sequences:
-        log = data.events
-        order = np.lexsort((log.item, log.at, log.user))
-        user, item, at = log.user[order], log.item[order], log.at[order]
-        start = np.searchsorted(user, np.arange(len(data.users) + 1))
-        seconds = np.diff(at, prepend=at[:1]) // 1_000_000
-        gap = 1 + np.minimum(np.log2(np.maximum(seconds, 1)).astype(np.int64), GAPS - 2)
-        gap[start[:-1][start[:-1] < start[1:]]] = 0
-        _, first = np.unique(user * max(len(data.item_ids), 1) + item, return_index=True)
-        again = np.ones(len(user), bool)
-        again[first] = False
-        return cls(start, item, log.level[order], gap, again)
-
-    def newest(self, users: Ints, length: int) -> tuple[Ints, Ints]:
-        """First and last-plus-one event of each user's newest `length`."""
-        return np.maximum(self.start[users], self.start[users + 1] - length), self.start[users + 1]
-
-    def pieces(self, length: int, random: np.random.Generator) -> tuple[Ints, Ints]:
-        """All events in pieces of at most `length` + 1 that overlap by one, the cuts elsewhere each time."""
-        first, last = [], []
-        for begin, end in zip(self.start[:-1], self.start[1:], strict=True):
-            if end - begin < 2:
-                continue
-            cut = end if end - begin <= length + 1 else end - random.integers(0, max(length // 2, 1))
-            cuts = [*range(cut - 1, begin, -length), begin][::-1]
-            first += cuts[:-1]
-            last += [c + 1 for c in cuts[1:]]
-            if cut < end:
-                first.append(max(cut - 1, end - length - 1))
-                last.append(end)
-        return np.asarray(first, np.int64), np.asarray(last, np.int64)
-
-    def padded(self, first: Ints, last: Ints) -> tuple[Ints, NDArray[np.bool_]]:
-        """[pieces, longest] places of their events, padded at the end, and which of them are real."""
-        length = last - first
-        real = np.arange(length.max(initial=0)) < length[:, None]
-        return np.where(real, first[:, None] + np.arange(real.shape[1]), 0), real
-
-
-@dataclass(frozen=True)
 class SequenceModel:
     """A trained network on the items of a shop."""
 
@@ -213,7 +169,7 @@ class SequenceModel:
 
         The states of a user do not depend on who else is in the batch, but for rounding.
         """
-        sequences, config = Sequences.of(data), self.network.config
+        sequences, config = data.sequences, self.network.config
         first, last = sequences.newest(users, config.length)
         states = np.zeros((len(users), config.width), np.float32)
         device = self.network.ids.weight.device
@@ -304,7 +260,7 @@ class SequenceTrainer:
         self.edges = _edges(held.past.price[held.past.known_items])
         network = SequenceNetwork(self.config, *_known(held.past, self.edges)).to(self.device)
         model = SequenceModel(network, held.past.item_ids, self.edges)
-        sequences, optimizer = Sequences.of(held.past), _optimizer(network, self.config)
+        sequences, optimizer = held.past.sequences, _optimizer(network, self.config)
         users = sample(held.users, 2000)
         began = told = time.perf_counter()
         best, waited, step, measured = -1.0, 0, 0, 0
@@ -340,18 +296,15 @@ class SequenceTrainer:
         network.load_state_dict(weights)
         optimizer = _optimizer(network, self.config)
         optimizer.load_state_dict(copy.deepcopy(optimum))
-        sequences, steps = Sequences.of(data), math.ceil(self.config.cool_down * self.steps)
-        step = 0
-        while step < steps:
-            for batch in self._batches(sequences):
-                self._step(network, optimizer, sequences, batch, 1 - step / steps)
-                step += 1
-                if step >= steps:
-                    break
-            else:
-                if not len(sequences.item):
-                    break
+        sequences, steps = data.sequences, math.ceil(self.config.cool_down * self.steps)
+        for step, batch in enumerate(islice(self._epochs(sequences), steps)):
+            self._step(network, optimizer, sequences, batch, 1 - step / steps)
         return SequenceModel(network, data.item_ids, self.edges)
+
+    def _epochs(self, sequences: Sequences) -> Iterator[tuple[Ints, Ints]]:
+        """Batches of one epoch after the other, without end; none where there is nothing to learn."""
+        while batches := self._batches(sequences):
+            yield from batches
 
     def _batches(self, sequences: Sequences) -> list[tuple[Ints, Ints]]:
         """Pieces of like length, about `tokens` events each batch, in random order."""
@@ -433,13 +386,6 @@ class SequenceTrainer:
         share = np.bincount(sequences.item, minlength=items)[drawn] / len(sequences.item)
         missed = (1 - share) ** len(wanted) * (1 - 1 / items) ** self.config.negatives
         return drawn, 1 - missed
-
-
-def sample(users: Ints, most: int, seed: int = 0) -> Ints:
-    """At most so many users, drawn with a fixed seed, in order."""
-    if len(users) <= most:
-        return users
-    return np.sort(np.random.default_rng(seed).choice(users, most, replace=False))
 
 
 def _quality(model: SequenceModel, held: HeldOut, users: Ints) -> float:

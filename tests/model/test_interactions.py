@@ -134,8 +134,8 @@ def judge_laws(held: HeldOut, met: set[tuple[str, str]], wanted: dict[tuple[str,
         assert held.relevant(held.users, at_least).tolist() == relevant
         assert held.relevant_counts(at_least)[held.users].tolist() == [sum(row) for row in relevant]
     seen = [[(user, item) in met for item in items] for user in names]
-    assert held.seen(held.users).tolist() == seen
-    allowed = held.past.known_items & (held.repeats | ~held.seen(held.users))
+    assert held.past.met(held.users).tolist() == seen
+    allowed = held.past.known_items & (held.repeats | ~held.past.met(held.users))
     assert held.allowed(held.users).tolist() == allowed.tolist()
 
 

@@ -206,7 +206,7 @@ def test_the_probabilities_of_any_pairs_are_those_of_the_shelf():
     place = np.searchsorted(made.data.known_users, row) * len(world.items) + item
     told = np.column_stack([shelf[f"p_{name}"] for name in OUTCOMES])
     np.testing.assert_allclose(p[place], told, rtol=1e-4)
-    found = made.candidates(made.data.known_users, made.open_to(made.data.known_users))
+    found = made.features.candidates(made.data.known_users, made.open_to(made.data.known_users))
     candidate = np.zeros(len(users), bool)
     candidate[found.row * len(world.items) + found.item] = True
     shape = (len(made.data.known_users), len(world.items))

@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from assets.model.interactions import HeldOut, Interactions, hold_out
+from assets.model.interactions import GAPS, HeldOut, Interactions, Sequences, hold_out
 from assets.model.metrics import ranking_metrics
-from assets.model.sequence import GAPS, SequenceConfig, SequenceModel, Sequences, SequenceTrainer
+from assets.model.sequence import SequenceConfig, SequenceModel, SequenceTrainer
 from tests.model.worlds import Event, World, little_worlds, random_world, unit
 
 CPU = torch.device("cpu")
