@@ -69,7 +69,8 @@ class Evaluation:
     candidate: str
     """Version of the candidate's bundle."""
     incumbent: str | None
-    """Version of the incumbent's bundle; None on the first night."""
+    """Version of the incumbent's bundle; None on the first night. `methods` has no row of an incumbent that
+    this version of Nightshelf cannot open."""
     users: int
     methods: dict[str, dict[str, float]]
     """Method → ndcg@10, hr@10, recall@10, mrr@10, coverage@10, new_ndcg@10 (means over users). `shelf` has no
@@ -83,8 +84,9 @@ class Evaluation:
 
     @property
     def best_baseline(self) -> str:
-        """The baseline with the highest NDCG@10."""
-        return max(BASELINES, key=lambda name: self.methods[name][f"ndcg@{K}"])
+        """The baseline with the highest NDCG@10 (evaluations of earlier versions have fewer baselines)."""
+        known = [name for name in BASELINES if name in self.methods]
+        return max(known, key=lambda name: self.methods[name][f"ndcg@{K}"])
 
     def write(self, folder: Path) -> Path:
         """Put `<day>.json`, and `<day>.parquet` with each user's figures, into `folder`, each by a rename."""
@@ -131,7 +133,7 @@ def evaluate(
 
     Args:
         candidate: on the interactions up to and including the test day.
-        incumbent: on the same snapshot (its own item vectors), or None.
+        incumbent: on the same snapshot (its own item vectors), or None where there is none to compare with.
         candidate_version: name of the candidate's bundle, for the record.
         incumbent_version: name of the incumbent's bundle, for the record.
         shelf_size: items on a published shelf.

@@ -81,10 +81,11 @@ class Features:
         # A matrix product rounds differently in a block of another size; rounding makes ties of that noise.
         shares = [np.round(scores[row, item] / best[row, 0], 6) for scores, best in dense]
         logs = [np.log(share + np.float32(EPSILON)) for share in shares]
-        columns = [*logs, *(_ranks(row, log) for log in logs)]
+        begins = np.searchsorted(row, row)
+        columns = [*logs, *(_ranks(row, begins, log) for log in logs)]
         columns += [values[item] for values in self._of_items.values()]
         columns += self._of_pairs(users, row, item)
-        return Candidates(row, item, np.column_stack(columns).astype(np.float32))
+        return Candidates(row, item, np.column_stack([column.astype(np.float32) for column in columns]))
 
     @cached_property
     def _by_popularity(self) -> Ints:
@@ -219,13 +220,21 @@ def _choose(chosen: NDArray[np.bool_], scores: Matrix, floor: Matrix, most: int)
     chosen[row, item[row, place]] = True
 
 
-def _ranks(row: Ints, score: Matrix) -> Matrix:
-    """log(rank) of each candidate among its user's, ties with the worst of their ranks; rows are in order."""
-    order = np.lexsort((-score, row))
-    sorted_score, place = score[order], np.arange(len(row)) - np.searchsorted(row, row)
-    tied = np.append((row[1:] != row[:-1]) | (sorted_score[1:] != sorted_score[:-1]), True)
+def _ranks(row: Ints, begins: Ints, score: Matrix) -> Matrix:
+    """log(1 + how many of the user's candidates lie before it), ties with the last of theirs.
+
+    Args:
+        row: [candidates] whose each is, in order.
+        begins: [candidates] where the candidates of its user begin.
+        score: [candidates] float32.
+    """
+    # One key of user and score, whole numbers that order as the floats do: sorting those is vectorised.
+    bits = (-score + np.float32(0)).view(np.int32)
+    key = row << 32 | (np.where(bits < 0, bits ^ 0x7FFFFFFF, bits).astype(np.int64) + 2**31)
+    order = np.argsort(key)
+    tied = np.append(np.diff(key[order]) != 0, True)
     last = np.flatnonzero(tied)
-    worst = place[last[np.searchsorted(last, np.arange(len(row)))]] if len(row) else place
+    worst = last[np.cumsum(tied) - tied]
     rank = np.empty(len(row), np.float32)
-    rank[order] = np.log1p(worst)
+    rank[order] = np.log1p(worst - begins)
     return rank

@@ -67,23 +67,41 @@ def decide(evaluation: Evaluation, not_worse: float = NOT_WORSE) -> Decision:
 
     The last two are judged on days with `ENOUGH` shoppers only.
 
-    Without any incumbent the candidate serves even if it fails, provisionally: the shop wants a shelf, and
-    Nightshelf has no other. `passed` then says no, and the check on `champion_model` warns.
+    Without any incumbent, or with one that this version of Nightshelf cannot open, the candidate serves even
+    if it fails, provisionally: the shop wants a shelf, and Nightshelf has no other. `passed` then says no,
+    and the check on `champion_model` warns.
     """
     if not evaluation.users:
         return _without_users(evaluation)
     verdicts = [*_incumbent(evaluation, not_worse), _baseline(evaluation), *_limits(evaluation)]
     passed = all(verdict.holds for verdict in verdicts)
     reasons = [verdict.words for verdict in verdicts]
-    if evaluation.incumbent is None and not passed:
-        reasons.append("No model has served before, so it serves provisionally until a better one comes.")
-    elif not passed:
-        reasons.append(f"The incumbent {evaluation.incumbent} goes on serving.")
-    return Decision(promote=passed or evaluation.incumbent is None, passed=passed, reasons=reasons)
+    if not passed:
+        reasons.append(_who_serves(evaluation))
+    return Decision(promote=passed or not _can_serve(evaluation), passed=passed, reasons=reasons)
+
+
+def _can_serve(evaluation: Evaluation) -> bool:
+    """Whether the incumbent can."""
+    return INCUMBENT in evaluation.methods
+
+
+def _who_serves(evaluation: Evaluation) -> str:
+    if _can_serve(evaluation):
+        return f"The incumbent {evaluation.incumbent} goes on serving."
+    none = "No other model can serve" if evaluation.incumbent else "No model has served before"
+    return f"{none}, so it serves provisionally until a better one comes."
 
 
 def _incumbent(evaluation: Evaluation, not_worse: float) -> Iterator[_Verdict]:
     if evaluation.incumbent is None:
+        return
+    if not _can_serve(evaluation):
+        yield _Verdict(
+            True,
+            f"The incumbent {evaluation.incumbent} was made by another version of Nightshelf, which this one "
+            "cannot open: there is nothing to compare with.",
+        )
         return
     against, reached = evaluation.comparisons[INCUMBENT], _ndcg(evaluation, INCUMBENT)
     allowed = -not_worse * reached
@@ -132,7 +150,7 @@ def _coverage(evaluation: Evaluation) -> _Verdict:
     covered = {name: figures[f"coverage@{K}"] for name, figures in evaluation.methods.items()}
     fewest = min(covered[name] for name in BASELINES if name in covered)
     limit = min(NOT_ONE_LIST * fewest, 0.5)
-    if evaluation.incumbent is not None:
+    if _can_serve(evaluation):
         limit = max(limit, COVERAGE * covered[INCUMBENT])
     enough = covered[CANDIDATE] >= limit
     return _Verdict(
@@ -151,6 +169,4 @@ def _without_users(evaluation: Evaluation) -> Decision:
         f"On {evaluation.day} no shopper with a history met anything that was known before, so the candidate "
         "could not be measured."
     )
-    if evaluation.incumbent is None:
-        return Decision(True, False, [nobody, "No model has served before, so it serves provisionally."])
-    return Decision(False, False, [nobody, f"The incumbent {evaluation.incumbent} goes on serving."])
+    return Decision(not _can_serve(evaluation), False, [nobody, _who_serves(evaluation)])

@@ -33,12 +33,17 @@ def evaluate_night(home: Home, day: date, log: Log = lambda message: None) -> Ev
         BundleError: the day has no candidate.
         TamperedBundleError: a bundle's files are not those that were sealed.
     """
+    from assets.model.recommender import OutdatedModelError
     from assets.model.serving import open_recommender
 
     store, snapshot = ModelStore(home), snapshot_of(home, day)
     version, before = store.candidate(day), store.champion_before(day)
     candidate = open_recommender(store.path(version), snapshot, home, log)
-    incumbent = open_recommender(store.path(before.version), snapshot, home, log) if before else None
+    try:
+        incumbent = open_recommender(store.path(before.version), snapshot, home, log) if before else None
+    except OutdatedModelError as error:
+        log(f"measuring without the incumbent: {error}")
+        incumbent = None
     evaluation = evaluate(
         candidate,
         incumbent,

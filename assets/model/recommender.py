@@ -86,6 +86,10 @@ SIMILAR = pa.schema(
 Values = Mapping[str, float | str]
 
 
+class OutdatedModelError(ValueError):
+    """The bundle was made by another version of Nightshelf; the message says what to do."""
+
+
 Log = Callable[[str], None]
 
 
@@ -110,14 +114,14 @@ class Fitted:
         """
         Raises:
             FileNotFoundError: the folder has no recommender.json.
-            ValueError: recommender.json is of a format this version does not know.
+            OutdatedModelError: recommender.json is of a format this version does not know.
         """
         file = folder / "recommender.json"
         params = json.loads(file.read_text(encoding="utf-8"))
         if params.get("format") != FORMAT:
-            raise ValueError(
+            raise OutdatedModelError(
                 f"{file}: format is {params.get('format')}, but this version of Nightshelf reads format "
-                f"{FORMAT}; train the model again"
+                f"{FORMAT}; train the model again (`nightshelf night DAY`)"
             )
         trees = {
             name: (folder / f"ranker-{name}.txt").read_text(encoding="utf-8")
@@ -214,7 +218,7 @@ class Recommender:
 
         Raises:
             FileNotFoundError: the bundle has no recommender.json.
-            ValueError: recommender.json is of a format this version does not know.
+            OutdatedModelError: recommender.json is of a format this version does not know.
         """
         fitted, data = Fitted.read(bundle), Interactions.of(snapshot, vectors, item_ids)
         sequence = None
@@ -261,12 +265,15 @@ class Recommender:
         """Of each behaviour; where two are the same one, one object.
 
         Raises:
-            ValueError: a ranker was fitted on other features than this version makes.
+            OutdatedModelError: a ranker was fitted on other features than this version makes.
         """
         rankers: dict[str, Ranker] = {}
         for name, stored in self.params["rankers"].items():
             if stored["names"] != self.features.names:
-                raise ValueError("the ranker knows other features than this version; train the model again")
+                raise OutdatedModelError(
+                    "the ranker knows other features than this version; train the model again "
+                    "(`nightshelf night DAY`)"
+                )
             trees = self.fitted.trees.get(name, "")
             same = next((r for r in rankers.values() if r.like(stored["weights"], trees)), None)
             rankers[name] = same or Ranker(stored["names"], np.asarray(stored["weights"]), trees)

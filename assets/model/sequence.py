@@ -48,6 +48,8 @@ from assets.model.network import precision
 
 MEASURE_EVERY = 150
 """Steps, at least, between two measurements on held-out pairs: fewer would take noise for the end."""
+NEVER = -1e4
+"""A logit for what cannot be; finite, for with nothing else to choose from −∞ would have no gradient."""
 PRICES = 11
 """Buckets of an item's price: deciles, and 0 for an unknown one."""
 
@@ -68,7 +70,7 @@ class SequenceConfig:
     epochs: int = 60  # at most; it stops when the held-out ranking no longer improves
     patience: int = 3  # measurements without improvement
     cool_down: float = 0.25  # of the steps before it, in which the rate falls to 0
-    negatives: int = 1000  # items drawn for each step's softmax, beside those of the step itself
+    negatives: int = 1000  # items drawn for each step's softmax by how often they are met, and as many evenly
     new_only: bool = False  # learn to predict items that the shopper has not met yet, and no others
     seed: int = 7
 
@@ -354,37 +356,44 @@ class SequenceTrainer:
         targets: Ints,
         learnt: Tensor,
     ) -> Tensor:
-        """Cross-entropy over the step's own targets and drawn items, corrected for how likely each is drawn.
+        """Cross-entropy of each target against items drawn for the step, corrected for how often they are.
 
-        Z ≈ e^{s_target} + Σ_{i drawn} e^{s_i} / P(i drawn): unbiased, where plain in-batch negatives collapse
-        (Yi et al., RecSys 2019, logQ correction). With few items, all are drawn, and it is the full softmax.
+        Z ≈ e^{s_target} + Σ_{i drawn, not the target} e^{s_i} / P(i drawn), the logQ correction (Bengio and
+        Senécal 2008). What is drawn does not depend on the batch: with its own targets as negatives a
+        shopper's other items weigh too much in the sum. With few items, all are drawn, and it is the full
+        softmax.
         """
-        items, wanted = len(network.ids.weight), sequences.item[targets]
-        drawn, chance = self._drawn(sequences, wanted, items)
+        wanted = sequences.item[targets]
+        drawn, chance = self._drawn(sequences)
         rows, place = np.unique(
-            np.concatenate([sequences.item[inputs].reshape(-1), drawn]), return_inverse=True
+            np.concatenate([sequences.item[inputs].reshape(-1), wanted, drawn]), return_inverse=True
         )
-        inner = place[: inputs.size].reshape(inputs.shape)
+        parts = inputs.size, len(wanted), len(drawn)
+        history, answer, others = torch.from_numpy(place).to(self.device).split(parts)
         _, level, gap = _tensors(self.device, sequences, inputs)
         ask = torch.from_numpy(sequences.level[targets]).to(self.device)
-        answer = torch.from_numpy(np.searchsorted(drawn, wanted)).to(self.device)
         correction = torch.from_numpy(np.log(chance).astype(np.float32)).to(self.device)
         with precision(self.device):
             vectors = network.items(torch.from_numpy(rows).to(self.device))
-            states = network(vectors, torch.from_numpy(inner).to(self.device), level, gap)[learnt]
-            choice = vectors[torch.from_numpy(place[inputs.size :]).to(self.device)]
-            logits = (states + network.wanted(ask)) @ choice.T
-        logits = logits.float()
-        own = logits.gather(1, answer[:, None])  # the target is there for certain: its logit stays
-        return functional.cross_entropy((logits - correction).scatter(1, answer[:, None], own), answer)
+            states = network(vectors, history.view(inputs.shape), level, gap)[learnt] + network.wanted(ask)
+            own = (states * vectors[answer]).sum(dim=1).float()
+            logits = (states @ vectors[others].T).float() - correction
+        rest = logits.masked_fill(others == answer[:, None], NEVER).logsumexp(dim=1)
+        return functional.softplus(rest - own).mean()  # −log(e^own / (e^own + e^rest))
 
-    def _drawn(self, sequences: Sequences, wanted: Ints, items: int) -> tuple[Ints, Floats]:
-        """Items of the softmax, in order, and the chance of each to be among them."""
-        if items <= 2 * self.config.negatives:
-            return np.arange(items), np.ones(items)
-        drawn = np.unique(np.concatenate([wanted, self.random.integers(0, items, self.config.negatives)]))
-        share = np.bincount(sequences.item, minlength=items)[drawn] / len(sequences.item)
-        missed = (1 - share) ** len(wanted) * (1 - 1 / items) ** self.config.negatives
+    def _drawn(self, sequences: Sequences) -> tuple[Ints, Floats]:
+        """Items of the softmax, in order, and the chance of each to be among them.
+
+        Half are drawn by how often they are met, half evenly. An item that nobody met is never drawn: it
+        would learn that its words are a reason not to be met.
+        """
+        events = np.bincount(sequences.item)
+        met, draws = np.flatnonzero(events), self.config.negatives
+        if len(met) <= 2 * draws:
+            return met, np.ones(len(met))
+        often = sequences.item[self.random.integers(0, len(sequences.item), draws)]
+        drawn = np.union1d(often, met[self.random.integers(0, len(met), draws)])
+        missed = (1 - events[drawn] / len(sequences.item)) ** draws * (1 - 1 / len(met)) ** draws
         return drawn, 1 - missed
 
 

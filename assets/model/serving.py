@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from assets.model.recommender import Recommender
+from assets.model.recommender import Fitted, Recommender
 
 if TYPE_CHECKING:
     from assets.model.snapshot import Snapshot
@@ -27,9 +27,13 @@ def open_recommender(
         home: whose cached item vectors are used (only unseen texts are encoded), and whose rules of the shelf
             hold.
         log: told the progress.
+
+    Raises:
+        OutdatedModelError: the bundle was made by another version of Nightshelf.
     """
     from assets.model.vectors import item_vectors
 
+    Fitted.read(bundle)  # an outdated one is told before its texts are encoded for nothing
     items = snapshot.table("items").select(["item_id", "text"]).to_pydict()
     vectors = item_vectors(bundle / "encoder", [text or "" for text in items["text"]], home.vectors, log)
     recommender = Recommender.load(bundle, snapshot, vectors, items["item_id"])

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from assets.model.batches import Tokens, bucketed, by_length, longest
+from assets.model.network import precision
 from assets.model.recipe import Recipe
 from assets.model.tasks import SPLITS, Examples, Loss, Task, TaskData
 
@@ -64,9 +65,9 @@ def train(  # noqa: PLR0917
 ) -> Trained:
     """Fine-tune an encoder on a task.
 
-    float32 on the CPU; on a GPU float32 weights with bfloat16 arithmetic. Batches hold texts of like length
-    and are padded to the longest of them only. The dev split is measured after every epoch, dev and test at
-    the end.
+    float32 weights, and bfloat16 arithmetic where the device has it (`precision`). Batches hold texts of like
+    length and are padded to the longest of them only. The dev split is measured after every epoch, dev and
+    test at the end.
 
     Without examples nothing is trained, and the network is the encoder with a fresh head.
 
@@ -109,7 +110,7 @@ def outputs_of(
     """[len(texts), …] outputs of the network in evaluation mode, in the order of `texts`."""
     network.eval()
     parts, order = [], by_length(tokens.lengths[texts], MEASURE_BATCH)
-    with torch.inference_mode(), _precision(device):
+    with torch.inference_mode(), precision(device):
         for rows in order:
             parts.append(network(*tokens.batch(texts[rows], device)).float().cpu().numpy())
     found = np.concatenate(parts)
@@ -178,7 +179,7 @@ class _Loop:
             group["lr"] = rate
         ids, mask = self.tokens.batch(examples.text, self.device)
         targets = torch.from_numpy(examples.target).to(self.device)
-        with _precision(self.device):
+        with precision(self.device):
             loss = self.loss(self.network(ids, mask), targets)
             if self.recipe.contrast and len(self.pairs):
                 loss = loss + self.recipe.contrast * self._contrast(len(examples))
@@ -318,7 +319,3 @@ def _drawn(examples: Examples, recipe: Recipe) -> Examples:
         return examples
     rng = np.random.default_rng(recipe.seed)
     return examples.take(np.sort(rng.choice(len(examples), recipe.max_examples, replace=False)))
-
-
-def _precision(device: torch.device) -> torch.autocast:
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda")

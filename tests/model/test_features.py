@@ -183,12 +183,12 @@ def test_figures_are_finite_in_any_world(data):
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), max_size=20))
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(-2, 2)), max_size=20))
 def test_equal_scores_have_the_worst_of_their_ranks(pairs):
     pairs = sorted(pairs, key=lambda pair: pair[0])
     row, score = np.array([r for r, _ in pairs], np.int64), np.array([s for _, s in pairs], np.float32)
     wanted = [sum(r == row[n] and s >= score[n] for r, s in pairs) - 1 for n in range(len(pairs))]
-    np.testing.assert_allclose(_ranks(row, score), np.log1p(wanted), rtol=1e-6)
+    np.testing.assert_allclose(_ranks(row, np.searchsorted(row, row), score), np.log1p(wanted), rtol=1e-6)
 
 
 def test_figures_by_hand():

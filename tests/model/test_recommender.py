@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from dataclasses import replace
 
@@ -13,7 +14,16 @@ import torch
 from assets.model.channels import channels
 from assets.model.interactions import Interactions, hold_out
 from assets.model.metrics import ranking_metrics
-from assets.model.recommender import EVERYONE, OUTCOMES, RECOMMENDATIONS, Fitted, Recommender, fit_recommender
+from assets.model.recommender import (
+    EVERYONE,
+    FORMAT,
+    OUTCOMES,
+    RECOMMENDATIONS,
+    Fitted,
+    OutdatedModelError,
+    Recommender,
+    fit_recommender,
+)
 from assets.model.rules import NEW_DAYS
 from assets.model.sequence import SequenceConfig, SequenceModel, SequenceTrainer
 from tests.model.worlds import (
@@ -384,8 +394,15 @@ def test_a_ranker_of_other_figures_is_refused():
     made = fit(random_world(0))
     rankers = {**made.params["rankers"], "browse": {"names": ["log luck"], "weights": [1.0]}}
     other = replace(made, fitted=Fitted({**made.params, "rankers": rankers}, {}))
-    with pytest.raises(ValueError, match="train the model again"):
+    with pytest.raises(OutdatedModelError, match="train the model again"):
         other.recommend(None, 5)
+
+
+def test_the_format_tells_which_figures_a_ranker_knows():
+    """A home's older models must be told from those that can be asked: with other figures, another FORMAT."""
+    names = fit(random_world(0)).features.names
+    told = FORMAT, len(names), hashlib.sha256(" | ".join(names).encode()).hexdigest()[:8]
+    assert told == (2, 49, "1bd81b98")
 
 
 def test_a_shop_in_which_everybody_only_browses_has_one_ranker():
@@ -423,5 +440,5 @@ def test_what_a_bundle_holds_is_the_recommender(tmp_path):
 def test_a_bundle_of_another_format_is_refused(tmp_path):
     world = random_world(0)
     (tmp_path / "recommender.json").write_text('{"format": 99}')
-    with pytest.raises(ValueError, match=r"recommender\.json: format is 99.*train the model again"):
+    with pytest.raises(OutdatedModelError, match=r"recommender\.json: format is 99.*train the model again"):
         Recommender.load(tmp_path, world, world.vectors, world.items)

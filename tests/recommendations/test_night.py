@@ -165,6 +165,24 @@ def test_a_worse_candidate_is_refused_in_words_and_the_incumbent_serves(home, en
     assert set(recommendations_for(home, "u00")["model_version"].to_pylist()) == {incumbent}
 
 
+def test_a_champion_of_another_version_of_nightshelf_gives_way(home, encoder):
+    """After an upgrade the model that serves may be of a format nobody reads any more."""
+    store, before = ModelStore(home), as_of(WORLD, 5).cut_off
+    folder = store.stage()
+    (folder / "recommender.json").write_text('{"format": 1}')
+    outdated = store.seal(folder, before)
+    store.promote(before, outdated, True, ["it was good then"])
+    poor = train(home, WORLD, encoder, POOR)
+    result = run(WORLD.cut_off, dg.DagsterInstance.ephemeral())
+    assert result.success
+    assert f"The incumbent {outdated} was made by another version of Nightshelf" in gate(result).description
+    assert "No other model can serve, so it serves provisionally" in gate(result).description
+    assert not gate(result).passed and gate(result).severity is dg.AssetCheckSeverity.WARN
+    assert store.champion(WORLD.cut_off).version == poor
+    assert set(recommendations_for(home, "u00")["model_version"].to_pylist()) == {poor}
+    assert Evaluation.load(evaluations(home), WORLD.cut_off).incumbent == outdated
+
+
 def test_the_first_day_of_the_shop_has_no_champion_before_it(home, encoder):
     """`champion_model` depends on its own day before, and the first partition has none."""
     world = as_of(WORLD, 1)
