@@ -22,6 +22,9 @@ from resources.home import Home, Shop
 if TYPE_CHECKING:
     from rich.console import Console
 
+SIZE = {"shoppers": 2000, "products": 1500}
+"""A shop whose two nights fit into four minutes on two cores."""
+
 
 class NotADemoError(RuntimeError):
     """The home folder holds something other than this demo; the message says what to do."""
@@ -44,7 +47,7 @@ def run_demo(home: Home, *, days: int, seed: int, nights: int, console: Console)
     first_night = last - timedelta(days=nights - 1)
     with Meter() as meter:
         meter.stage("simulate")
-        simulated(home, first, days, seed, console)
+        simulated(home, first, days, seed, console, **SIZE)
         meter.stage("start-up")
         prepare_instance(home)
         # Imported here because the partitions are fixed by shop.yaml, which is now there.
