@@ -1,10 +1,11 @@
 # make demo: see it work.   make test: lint, types, SQL lint, every test.   make ui: the web UI and the daemon.
+# make crash-test, make soak-test: minutes to an hour of killing and of use; see docs/reliability.md.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test ui clean
+.PHONY: demo test crash-test soak-test ui clean
 
 demo: $(STAMP)
 	$(BIN)/nightshelf demo
@@ -17,6 +18,13 @@ test: $(STAMP)
 	cd dbt && ../$(BIN)/sqlfluff lint --disable-progress-bar .
 	$(BIN)/dg check defs
 	$(BIN)/pytest -n 2 --dist loadgroup
+
+# The long forms of what docs/reliability.md promises; `make test` holds a sample of each.
+crash-test: $(STAMP)
+	$(BIN)/pytest -m crash --timeout 7200
+
+soak-test: $(STAMP)
+	$(BIN)/pytest -m soak --timeout 7200
 
 ui: $(STAMP)
 	$(BIN)/nightshelf ui
