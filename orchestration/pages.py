@@ -32,7 +32,9 @@ METHODS = {
     "nightshelf": "this model",
     "shelf": "its shelf, rules and all",
     "incumbent": "the model before",
+    "revisit": "re-visits",
     "co_visitation": "co-visitation",
+    "ease": "EASE",
     "popularity_7d": "popularity, 7 days",
     "popularity": "popularity",
 }

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import precision_recall_fscore_support
 from sklearn.utils.class_weight import compute_class_weight
@@ -23,7 +23,15 @@ from assets.model.recipe import RECIPES, Recipe, RecipeError, load_recipe
 from assets.model.report import classification_report, loss_chart, report_chart, report_table
 from assets.model.snapshot import Snapshot, write_snapshot
 from assets.model.tasks import BehaviorTask, Examples
-from assets.model.training import Trained, TrainingError, _optimizer, learning_rate, outputs_of, train
+from assets.model.training import (
+    Trained,
+    TrainingError,
+    _optimizer,
+    contrastive_loss,
+    learning_rate,
+    outputs_of,
+    train,
+)
 from resources.text_encoder import load_encoder
 from tests.model.little_shop import D, little_warehouse, tiny_encoder
 
@@ -224,6 +232,51 @@ def test_biases_and_layer_norms_do_not_decay(encoder: Path) -> None:
     assert all("LayerNorm" in names[id(p)] or names[id(p)].endswith("bias") for p in spared)
     assert not any("LayerNorm" in names[id(p)] or names[id(p)].endswith("bias") for p in decayed)
     assert len(decayed) + len(spared) == len(names)
+
+
+# ---- the contrastive loss
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=8), st.integers(0, 99))
+def test_the_contrastive_loss_is_its_formula(pairs: list[tuple[int, int]], seed: int) -> None:
+    """Pair by pair: of all partners in the batch but the text itself and its partner's repetitions, the own
+    one; logits lowered by how often each is wanted."""
+    random = np.random.default_rng(seed)
+    vectors = random.normal(size=(6, 4))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    share, losses = random.uniform(0.01, 1, len(pairs)), []
+    for n, (a, b) in enumerate(pairs):
+        logits = {
+            m: vectors[a] @ vectors[other] / 0.05 - np.log(share[m])
+            for m, (_, other) in enumerate(pairs)
+            if m == n or other not in (a, b)
+        }
+        losses.append(np.log(sum(np.exp(np.array(list(logits.values())) - logits[n]))))
+    rows = torch.tensor(pairs)
+    one, other = (torch.tensor(vectors)[rows[:, n]] for n in (0, 1))
+    found = contrastive_loss(one, other, rows, torch.tensor(share))
+    assert found.item() == pytest.approx(np.mean(losses), rel=1e-4, abs=1e-4)
+
+
+def test_contrast_draws_together_what_shoppers_bring_together(encoder: Path, snapshot: Snapshot) -> None:
+    """They take the blue lamp with the blue shoe: by colour, which tells nothing of the label."""
+    task = BehaviorTask()
+    data = task.data(snapshot)
+    color = np.array([text.split()[0] for text in data.texts])
+    same = color[:, None] == color
+    pairs = np.argwhere(same & ~np.eye(len(color), dtype=bool))
+    nearer = []
+    for weight in (0.0, 1.0):
+        recipe = replace(QUICK, contrast=weight, max_steps=60)
+        trained = train(task, replace(data, pairs=pairs), *load_encoder(str(encoder)), recipe, CPU)
+        tokens = Tokens.of(data.texts, load_encoder(str(encoder))[1], 32)
+        trained.network.eval()
+        with torch.inference_mode():
+            vectors = trained.network.vectors(*tokens.batch(np.arange(len(color)), CPU)).numpy()
+        cosine = vectors @ vectors.T
+        nearer.append(cosine[same].mean() - cosine[~same].mean())
+    assert nearer[1] > nearer[0] + 0.2
 
 
 # ---- the report
