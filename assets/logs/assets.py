@@ -17,6 +17,7 @@ from dagster._core.definitions.data_version import (
 from assets.gates import require_passed
 from assets.partitions import days_of, nights
 from resources.home import Home
+from resources.room import room
 
 if TYPE_CHECKING:
     from assets.logs.raw_zone import Outcome
@@ -43,10 +44,11 @@ def ingest_outcomes(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
     rename. Lines = header + blank + loaded + refused, for every file. Days that get rows after they were
     reported are named under `late_days`, and their tables become out of date.
     """
-    from assets.logs.raw_zone import outcomes, take_in_all
+    from assets.logs.raw_zone import new_columns, outcomes, take_in_all
 
     home = Home.current()
-    taken = take_in_all(home, context.log.info)
+    with room(home, "Taking in log files"):
+        taken = take_in_all(home, context.log.info)
     ledger = outcomes(home)
     touched = sorted({day for outcome in taken for day in outcome.days})
     late = _changed_days(context, home)
@@ -58,6 +60,12 @@ def ingest_outcomes(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         context.log.warning(
             f"Rows came late for {', '.join(map(str, late))}: tables of these days are out of date."
         )
+    new = new_columns(ledger, taken)
+    for source, columns in new.items():
+        context.log.warning(
+            f"Source {source} has new columns: {', '.join(columns)[:300]}. They are kept in extra; map them, "
+            "or list them under ignore, in its source file."
+        )
     return dg.MaterializeResult(
         metadata={
             "files": dg.MetadataValue.md(_file_table(taken)),
@@ -67,6 +75,7 @@ def ingest_outcomes(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
             "refused_by_reason": dg.MetadataValue.md(_reason_table(home, taken)),
             "days": dg.MetadataValue.json(touched),
             "late_days": dg.MetadataValue.json([day.isoformat() for day in late]),
+            "new_columns": dg.MetadataValue.json(new),
             "files_in_ledger": len(ledger),
             "dagster/row_count": len(ledger),
             "ledger": dg.MetadataValue.path(str(home.loads)),

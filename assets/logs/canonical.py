@@ -68,8 +68,11 @@ ESSENTIAL = {"events": ("user_id", "item_id", "behavior"), "products": ("item_id
 NUMBERS = ("price", "quantity", "rating")
 YES, NO = ("true", "t", "yes", "y", "1"), ("false", "f", "no", "n", "0")
 
-_EPOCH_DIGITS = {"s": 6, "ms": 3, "us": 0, "ns": -3}
-"""Powers of ten from the unit to microseconds."""
+EPOCHS = {"s": 6, "ms": 3, "us": 0, "ns": -3}
+"""Units of times since 1970, and the powers of ten from each to microseconds."""
+
+_CONTROLS = r"[\x00-\x08\x0B\x0C\x0E-\x1F]"
+"""Control characters that no text has: all but tab and line ends."""
 
 _LONGEST_VALUE = 100
 """Characters of an offending value that are kept."""
@@ -151,6 +154,7 @@ class Mapping:
         times = [name for name in ("time", "received") if self.spec[name]]
         texts += [f"{self._joined(self.spec[name]['column'])} AS t_{name}" for name in times]
         typed = [f"{self._instant(self.spec[name], f't_{name}')} AS {name}_at" for name in times]
+        typed.append(f"{self._has_controls()} AS odd")
         typed += [f"{self._number(f't_{name}')} AS n_{name}" for name in NUMBERS if name in self.fields]
         if "in_stock" in self.fields:
             typed.append(f"{_boolean('t_in_stock')} AS b_in_stock")
@@ -185,6 +189,7 @@ class Mapping:
             found.append(
                 Fault(f"t_{name} IS NULL", "missing_value", label, "NULL", f"{_both(label, name)} is empty")
             )
+        found += self._control_faults()
         found += self._time_faults()
         for name in NUMBERS:
             if name in self.fields:
@@ -309,10 +314,10 @@ class Mapping:
 
     def _instant(self, time: dict[str, Any], text: str) -> str:
         units = time["unit"]
-        if units[0] in _EPOCH_DIGITS:
+        if units[0] in EPOCHS:
             # By way of DOUBLE: a cast of text to BIGINT would round the fraction that an epoch in seconds can
             # have.
-            micros = f"try_cast(round(try_cast({text} AS DOUBLE) * 1e{_EPOCH_DIGITS[units[0]]}) AS BIGINT)"
+            micros = f"try_cast(round(try_cast({text} AS DOUBLE) * 1e{EPOCHS[units[0]]}) AS BIGINT)"
             limit = 10**17  # beyond year 5000; make_timestamp fails further out
             instant = f"timezone('UTC', make_timestamp({micros}))"
             return f"CASE WHEN {micros} BETWEEN {-limit} AND {limit} THEN {instant} END"
@@ -321,7 +326,9 @@ class Mapping:
             return f"CAST(try_strptime({text}, [{formats}]) AS TIMESTAMPTZ)"
         # A cast to TIMESTAMP would drop the offset; this one honours it, and takes the zone set where there
         # is none.
-        instant = f"try_cast({text} AS TIMESTAMPTZ)"
+        # With an offset it wants seconds, which ISO 8601 does not: only what it cannot read is written anew.
+        whole = f"regexp_replace({text}, '^(.{{10}}[T ]\\d\\d:\\d\\d)([^\\d:.])', '\\1:00\\2')"
+        instant = f"coalesce(try_cast({text} AS TIMESTAMPTZ), try_cast({whole} AS TIMESTAMPTZ))"
         shape = r"^\d{4}-\d{2}-\d{2}$" if units[0] == "date" else r"^\d{4}-\d{2}-\d{2}"
         return f"CASE WHEN regexp_matches({text}, {literal(shape)}) THEN {instant} END"
 
@@ -331,6 +338,31 @@ class Mapping:
         # Of other dots nobody knows whether they are thousands: 12.50 must not become 1250.
         number = f"try_cast(replace(replace({text}, '.', ''), ',', '.') AS DOUBLE)"
         return f"CASE WHEN regexp_full_match({text}, {literal(_DECIMAL_COMMA)}) THEN {number} END"
+
+    def _texts(self) -> list[str]:
+        """Fields, and times, whose texts are looked at for control characters: those of JSON and Parquet, for
+        of other files no such line comes so far.
+        """
+        if self.spec["format"]["type"] == "csv":
+            return []
+        return [*self.fields, *(name for name in ("time", "received") if self.spec[name])]
+
+    def _has_controls(self) -> str:
+        """SQL: any text of the row has a control character. One look for nearly all rows."""
+        texts = ", ".join(f"t_{name}" for name in self._texts())
+        return f"regexp_matches(concat_ws('', {texts}), {literal(_CONTROLS)})" if texts else "false"
+
+    def _control_faults(self) -> list[Fault]:
+        return [
+            Fault(
+                f"odd AND regexp_matches(t_{name}, {literal(_CONTROLS)})",
+                "control_character",
+                label := self._label(name),
+                "NULL",
+                f"{_both(label, name)} holds a control character",
+            )
+            for name in self._texts()
+        ]
 
     def _time_faults(self) -> list[Fault]:
         found = []
@@ -358,6 +390,8 @@ class Mapping:
 
     def _label(self, name: str) -> str:
         """What the publisher calls it: that is what can be looked for in the file."""
+        if name in ("time", "received"):
+            return " ".join(self.spec[name]["column"])
         return " ".join(self.spec["columns"].get(name, [name]))
 
     def _behavior(self) -> str:

@@ -3,6 +3,7 @@
 import dagster as dg
 
 from assets.logs.assets import ingest_outcomes, raw_behavior_events
+from assets.logs.drop import path_in, plain_files
 from assets.partitions import days_of, nights
 from resources.home import Home
 
@@ -61,13 +62,14 @@ def refused_share() -> dg.AssetCheckResult:
 
     home = Home.current()
     newest = {outcome.file: outcome for outcome in outcomes(home)}
+    there = {path_in(home.drop, file) for file in plain_files(home.drop)}
     much = [
         outcome
         for outcome in newest.values()
         if outcome.status in ("partly_loaded", "refused")
         and outcome.reason != NOT_USED
         and (outcome.status == "refused" or outcome.lines_refused > REFUSED_SHARE * outcome.lines)
-        and (home.drop / outcome.file).exists()
+        and outcome.file in there
     ]
     named = [f"{o.file}: {o.lines_refused:,} of {o.lines:,} lines" for o in much[:_MOST_NAMED]]
     return dg.AssetCheckResult(

@@ -29,8 +29,14 @@ BLOCK = 32 << 20
 LONGEST_LINE = 1 << 20
 """Bytes of the longest line that is read; a longer one is refused."""
 
+LARGEST = 64 << 30
+"""Bytes of the largest file that is read, decompressed."""
+
 LARGEST_RATIO, RATIO_FROM = 200, 256 << 20
 """A compressed file that grows past `RATIO_FROM` bytes and to more than so many times its size is a bomb."""
+
+MOST_COLUMNS = 2000
+"""Columns of the widest table that is read; no log has as many, and DuckDB would need gigabytes for some."""
 
 DEEP = 512
 """Levels of nested JSON that are read. Only long lines are checked: a short one cannot do harm."""
@@ -47,11 +53,11 @@ _MOST_COUNTED = 1 << 30
 
 
 class FileRefusedError(Exception):
-    """The file as a whole cannot be taken in."""
+    """The file as a whole cannot be taken in; `lines` is how many it has, where they were counted."""
 
-    def __init__(self, reason: str, detail: str, field: str | None = None) -> None:
+    def __init__(self, reason: str, detail: str, field: str | None = None, lines: int | None = None) -> None:
         super().__init__(detail)
-        self.reason, self.detail, self.field = reason, detail, field
+        self.reason, self.detail, self.field, self.lines = reason, detail, field, lines
 
 
 @dataclass(frozen=True)
@@ -143,12 +149,23 @@ class _Bounded:
         with _told_as_refused():
             part = bytes(self._stream.read(size))
         self._out += len(part)
-        if self._out > RATIO_FROM and self._out > LARGEST_RATIO * self._compressed:
-            raise FileRefusedError(
-                "bad_archive",
-                f"grows to more than {LARGEST_RATIO} times its size. Drop it uncompressed if it is sound.",
-            )
+        check_growth(self._out, self._compressed)
         return part
+
+
+def check_growth(expanded: int, compressed: int) -> None:
+    """Whether a compressed file stays in proportion; both in bytes.
+
+    Raises:
+        FileRefusedError: it is a bomb, or larger than any file may be.
+    """
+    if expanded > LARGEST:
+        raise FileRefusedError("too_large", f"grows to more than {LARGEST >> 30} GiB. Split it.")
+    if expanded > RATIO_FROM and expanded > LARGEST_RATIO * compressed:
+        raise FileRefusedError(
+            "bad_archive",
+            f"grows to more than {LARGEST_RATIO} times its size. Drop it as plain text if it is sound.",
+        )
 
 
 def count_lines(copy: Path, file_name: str) -> int:
@@ -227,6 +244,10 @@ class Lines:
         fields = split(line, self._cut_at, quote)
         if isinstance(fields, tuple):
             raise FileRefusedError("bad_header", f"line {self.read}: the header: {fields[1]}.")
+        if len(fields) > MOST_COLUMNS:
+            raise FileRefusedError(
+                "too_many_columns", f"there are {len(fields):,} columns, more than {MOST_COLUMNS:,}."
+            )
         return [name.strip() for name in fields]
 
     @property
@@ -278,7 +299,10 @@ def sort_out(text: bytes, first: int, layout: Layout) -> Block:
         text = np.delete(buffer, ends[empty]).tobytes()
         buffer, starts, ends = _cut(text)
     block = Block(text, numbers, lines, lines - len(numbers))
-    plain = ~_any(_suspect(buffer, text, layout), starts, ends)
+    suspect = _suspect(buffer, text, layout)
+    if not layout.columns:
+        suspect[_places_of_no_numbers(text)] = True
+    plain = ~_any(suspect, starts, ends)
     if layout.columns:
         plain &= _count(buffer == ord(layout.cut_at), starts, ends) == layout.columns - 1
         plain &= ends - starts <= LONGEST_LINE
@@ -380,6 +404,16 @@ def split(line: bytes, delimiter: str, quote: str | None) -> list[str] | tuple[s
 
 _STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"')
 
+_NO_NUMBER = re.compile(rb"[:,\[][ \t]*[-+]?(?:nan|inf)", re.IGNORECASE)
+"""NaN or an infinity as a value, which JSON does not have; DuckDB reads them as if it had."""
+
+
+def _places_of_no_numbers(text: bytes) -> list[int]:
+    lower = text.lower()
+    if b"nan" not in lower and b"inf" not in lower:
+        return []  # by far the quickest way to know
+    return [match.start() for match in _NO_NUMBER.finditer(text)]
+
 
 def _look_at_json(line: bytes) -> bytes | tuple[str, str]:
     try:
@@ -388,8 +422,11 @@ def _look_at_json(line: bytes) -> bytes | tuple[str, str]:
         return "bad_encoding", f"byte {error.start + 1} of the line does not belong to its encoding"
     if any(sign < _FIRST_PRINTABLE and sign != _TAB for sign in line):
         return "bad_json", "the line holds a control character, which JSON does not allow"
+    bare = _STRINGS.sub(b"", line)
+    if _NO_NUMBER.search(bare):
+        return "bad_json", "the line holds NaN or an infinity, which JSON does not have"
     depth = deepest = 0
-    for sign in _STRINGS.sub(b"", line):
+    for sign in bare:
         if sign in b"[{":
             depth += 1
             deepest = max(deepest, depth)

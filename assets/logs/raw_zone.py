@@ -10,6 +10,7 @@ The publisher's file stays where it is.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -23,18 +24,30 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
 import duckdb
 
 from assets.logs import canonical
-from assets.logs.drop import STILL, is_still, mark_of, plain_files
-from assets.logs.lines import FileRefusedError
+from assets.logs.drop import (
+    CHECKSUM,
+    STILL,
+    checksum_of,
+    is_still,
+    mark_of,
+    open_plain,
+    path_in,
+    plain_files,
+)
+from assets.logs.lines import LARGEST, FileRefusedError
 from assets.logs.sources import FileSpec, Ignored, Source, read_sources
+from resources.crash import crash_point
 from resources.home import Home
 from resources.identity import IdentityKey
 from resources.leases import lease_one_of
+from resources.room import lack
 
 AT_ONCE = 2
 """Files that are parsed at the same time."""
@@ -78,6 +91,8 @@ class Outcome:
     rows_refused: int = 0
     days: dict[str, int] = field(default_factory=dict)
     """Rows of each of the shop's days."""
+    extra: list[str] = field(default_factory=list)
+    """Columns of the file that its source does not name; they are kept in `extra`."""
     contract: str = ""
     """SHA-256 of the source file that the rows were read by."""
     reason: str = ""
@@ -111,7 +126,9 @@ def prepare(home: Home) -> None:
                 f"COPY ({canonical.empty(columns)}) TO {canonical.literal(str(work / name))} (FORMAT parquet)"
             )
         (work / "outcome.json").touch()
+        crash_point("ingest.schema_written")
         _put(work, schema)
+        crash_point("ingest.schema_in_place")
 
 
 def take_in_all(home: Home, log: Callable[[str], None] = lambda message: None) -> list[Outcome]:
@@ -121,6 +138,10 @@ def take_in_all(home: Home, log: Callable[[str], None] = lambda message: None) -
 
     Returns:
         Outcomes of the files that were new, in the order of their names.
+
+    Raises:
+        OSError, duckdb.Error: there is no room left, on the disk or in memory (`resources.room` puts it in
+            words). The files that were not taken in wait, and none of them counts as tried.
     """
     with at_rest(home, log):
         zone = _RawZone(home, log)
@@ -132,13 +153,21 @@ def take_in_all(home: Home, log: Callable[[str], None] = lambda message: None) -
         with ThreadPoolExecutor(AT_ONCE) as pool:
             # Two names for the same bytes must not be read side by side, so files are told apart first.
             marks = dict(zip(ready, pool.map(zone.identify, ready), strict=True))
+            crash_point("ingest.identified")
             firsts: dict[tuple[str, str], Path] = {}
             for file, mark in marks.items():
                 if mark:
                     firsts.setdefault(mark, file)
-            done = dict(zip(firsts.values(), pool.map(zone.take_in, firsts.values()), strict=True))
-        done |= {file: zone.take_in(file) for file, mark in marks.items() if mark and file not in done}
+            tried = {file: pool.submit(zone.take_in, file) for file in firsts.values()}
+        # One that asks for more room than there is does not keep out those after it.
+        failed = next((error for one in tried.values() if (error := one.exception())), None)
+        done = {file: one.result() for file, one in tried.items() if not one.exception()}
+        done |= {file: zone.take_in(file) for file, mark in marks.items() if mark and file not in tried}
+        crash_point("ingest.all_taken_in")
         zone.remember()
+        crash_point("ingest.remembered")
+        if failed:
+            raise failed
     return [outcome for file in ready if (outcome := done.get(file))]
 
 
@@ -162,6 +191,26 @@ def outcomes(home: Home) -> list[Outcome]:
         if file.parent.name != "_schema"
     ]
     return sorted(found, key=lambda outcome: (outcome.began_at, outcome.file))
+
+
+def new_columns(ledger: Sequence[Outcome], taken: Iterable[Outcome]) -> dict[str, list[str]]:
+    """For each source of the files just taken in, the columns that its source file does not name and none of
+    its files had before. A source's first file is no surprise.
+    """
+    of_interest = {outcome.load_id for outcome in taken}
+    known: dict[str, set[str]] = {}
+    new: dict[str, list[str]] = {}
+    for outcome in ledger:
+        if not outcome.rows_loaded:
+            continue
+        before = known.get(outcome.source)
+        if before is None:
+            known[outcome.source] = set(outcome.extra)
+            continue
+        if outcome.load_id in of_interest and (found := sorted(set(outcome.extra) - before)):
+            new.setdefault(outcome.source, []).extend(found)
+        before.update(outcome.extra)
+    return new
 
 
 def days_of_loads(home: Home) -> dict[date, list[str]]:
@@ -242,7 +291,7 @@ class _RawZone:
         """(source, SHA-256 of the content); None where the file cannot be read, and the log says why."""
         mark = mark_of(file)
         try:
-            digest = _sha256(file)
+            digest = self._digest(file)
         except OSError as error:
             self._leave_waiting(file, error)
             return None
@@ -251,10 +300,16 @@ class _RawZone:
         return self._source_name(file), digest
 
     def take_in(self, file: Path) -> Outcome | None:
-        """The file's outcome; None where the file cannot be read, and the log says why."""
+        """The file's outcome; None where the file cannot be read, and the log says why.
+
+        Raises:
+            OSError: there is no room left, on the disk or in memory.
+        """
         try:
             return self._taken_in(file)
         except OSError as error:
+            if lack(error):
+                raise
             self._leave_waiting(file, error)
             return None
 
@@ -263,7 +318,7 @@ class _RawZone:
 
     def _taken_in(self, file: Path) -> Outcome:
         began, clock = datetime.now(UTC), time.monotonic()
-        source_name, digest = self._source_name(file), _sha256(file)
+        source_name, digest = self._source_name(file), self._digest(file)
         load_id = _load_id(source_name, digest)
         source = self.sources.get(source_name)
         contract = self._contract(source_name)
@@ -275,7 +330,7 @@ class _RawZone:
             source=source_name,
             file=path,
             sha256=digest,
-            bytes=file.stat().st_size,
+            bytes=file.lstat().st_size,
             kind=spec.kind if isinstance(spec, FileSpec) else "events",
             status=REFUSED,
             contract=contract,
@@ -286,20 +341,29 @@ class _RawZone:
             return before if before.file == path else self._duplicate(blank, before)
         with _work_folder(self.home, load_id) as work:
             copy, load = work / digest, work / "load"
-            _copy(file, copy)
+            crash_point("ingest.work_folder_made")
+            told = checksum_of(self.home.drop, file)
+            if blank.bytes <= LARGEST:
+                _copy(open_plain(self.home.drop, file), copy)
             try:
+                self._check_copy(copy, blank, told)
                 outcome = self._read(copy, blank, source, load)
             except FileRefusedError as error:
                 outcome = _refused(error, copy, blank, load)
             except Exception as error:
-                # Whatever it is, it is this file's trouble alone.
+                if lack(error):
+                    raise
+                # Whatever else it is, it is this file's trouble alone.
                 failed = FileRefusedError(
                     READER_FAILED, f"taking it in failed with {type(error).__name__}. Please report it."
                 )
                 outcome = _refused(failed, copy, blank, load)
             outcome = replace(outcome, seconds=round(time.monotonic() - clock, 3))
+            crash_point("ingest.rows_written")
             _write_json(load / "outcome.json", asdict(outcome))
+            crash_point("ingest.outcome_written")
             _put(load, self.home.loads / load_id)
+            crash_point("ingest.load_in_place")
         self.log(_sentence(outcome))
         return outcome
 
@@ -308,11 +372,35 @@ class _RawZone:
         there = {self._path(file) for file in plain_files(self.home.drop)}
         aside = self.seen_file.with_suffix(".tmp")
         _write_json(aside, {path: mark for path, mark in sorted(self.seen.items()) if path in there})
+        crash_point("ingest.cache_written")
         aside.replace(self.seen_file)
 
+    def _digest(self, file: Path) -> str:
+        """SHA-256 of the content, hexadecimal; of a file that is too large to be read, of its mark."""
+        mark = mark_of(file)
+        if mark and mark[0] > LARGEST:
+            return hashlib.sha256(f"{self._path(file)}\0{mark}".encode()).hexdigest()
+        with open_plain(self.home.drop, file) as stream:
+            return _sha256(stream)
+
+    def _check_copy(self, copy: Path, blank: Outcome, told: str | None) -> None:
+        """Whether the copy is what was looked at, and what the publisher says it is, if he does.
+
+        Raises:
+            FileRefusedError: it is not, or the file was too large to be copied.
+        """
+        if blank.bytes > LARGEST:
+            raise FileRefusedError("too_large", f"it has more than {LARGEST >> 30} GiB. Split it.")
+        with copy.open("rb") as stream:
+            if _sha256(stream) != blank.sha256:
+                raise FileRefusedError(STILL_WRITTEN, "it changed while it was read. It will be tried again.")
+        if told is not None and told != blank.sha256:
+            name = Path(blank.file).name + CHECKSUM
+            raise FileRefusedError(
+                STILL_WRITTEN, f"its content is not what {name} says. It will be tried again."
+            )
+
     def _read(self, copy: Path, blank: Outcome, source: Source | None, load: Path) -> Outcome:
-        if _sha256(copy) != blank.sha256:
-            raise FileRefusedError(STILL_WRITTEN, "it changed while it was read. It will be tried again.")
         if source is None:
             raise self._no_source(blank)
         name = Path(blank.file).name
@@ -327,9 +415,11 @@ class _RawZone:
         if isinstance(spec, Ignored):
             raise FileRefusedError(NOT_USED, f"{spec.reason}.")
         load.mkdir()
+        crash_point("ingest.copied")
         answer = read_in_child(
             copy, load, spec, source, load_id=blank.load_id, file=blank.file, home=self.home, key=self.key
         )
+        crash_point("ingest.reader_done")
         detail = "; ".join(answer.pop("notes"))
         status = LOADED
         if answer["rows_refused"]:
@@ -367,7 +457,9 @@ class _RawZone:
         )
         with _work_folder(self.home, name) as work:
             _write_json(work / "outcome.json", asdict(outcome))
+            crash_point("ingest.duplicate_written")
             _put(work, target)
+            crash_point("ingest.duplicate_in_place")
         self.log(_sentence(outcome))
         return outcome
 
@@ -387,8 +479,7 @@ class _RawZone:
         return hashlib.sha256(self.faults.get(source_name, "").encode()).hexdigest()
 
     def _path(self, file: Path) -> str:
-        """In the drop folder; a name can hold bytes that are no text."""
-        return os.fsencode(file.relative_to(self.home.drop)).decode("utf-8", "backslashreplace")
+        return path_in(self.home.drop, file)
 
     def _source_name(self, file: Path) -> str:
         folder, slash, _ = self._path(file).partition("/")
@@ -461,6 +552,8 @@ def _ask_child(job: dict[str, Any]) -> dict[str, Any]:
         raise FileRefusedError(
             READER_FAILED, f"reading took over {CHILD_SECONDS} s. Split the file."
         ) from error
+    if child.returncode > 0 and (lacking := lack(child.stderr.decode(errors="replace"))):
+        raise _no_room(lacking)  # it cannot even begin
     if child.returncode != 0 or not child.stdout:
         code = child.returncode
         how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
@@ -468,9 +561,16 @@ def _ask_child(job: dict[str, Any]) -> dict[str, Any]:
             READER_FAILED, f"the reader {how}. If that goes on, drop the file in parts to find what does it."
         )
     answer = dict(json.loads(child.stdout))
+    if "lack" in answer:
+        raise _no_room(answer["lack"])
     if "refused" in answer:
-        raise FileRefusedError(answer["refused"], answer["detail"], answer["field"])
+        raise FileRefusedError(answer["refused"], answer["detail"], answer["field"], answer.get("lines"))
     return answer
+
+
+def _no_room(lacking: str) -> OSError:
+    code = errno.ENOSPC if lacking == "disk" else errno.ENOMEM
+    return OSError(code, os.strerror(code))
 
 
 def _refused(error: FileRefusedError, copy: Path, blank: Outcome, load: Path) -> Outcome:
@@ -485,7 +585,10 @@ def _refused(error: FileRefusedError, copy: Path, blank: Outcome, load: Path) ->
         db.execute(f"CREATE TABLE rejects AS {canonical.empty(canonical.REJECTS)}")
         db.execute(f"INSERT INTO rejects VALUES ({', '.join('?' * len(row))})", row)
         db.execute(f"COPY rejects TO {canonical.literal(str(load / 'rejects.parquet'))} (FORMAT parquet)")
-    lines = _lines_of(copy, blank.file)
+    crash_point("ingest.refusal_written")
+    lines = error.lines
+    if lines is None:
+        lines = _lines_of(copy, blank.file) if copy.exists() else 0
     return replace(
         blank, lines=lines, lines_refused=lines, rows_refused=lines, reason=error.reason, detail=detail
     )
@@ -542,7 +645,9 @@ def _put(folder: Path, target: Path) -> None:
     if target.exists():
         old = folder.with_name(folder.name + ".old")
         target.rename(old)
+        crash_point("ingest.refused_load_moved")
         folder.rename(target)
+        crash_point("ingest.refused_load_replaced")
         shutil.rmtree(old)
     else:
         folder.rename(target)
@@ -561,19 +666,18 @@ def _settled(files: Sequence[Path], log: Callable[[str], None]) -> Iterator[Path
             log(f"{file.name} is still being written; it waits for the next time")
 
 
-def _sha256(file: Path) -> str:
-    with _open(file) as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def _copy(stream: BufferedReader, copy: Path) -> None:
+    with stream, copy.open("xb") as out:
+        while (part := stream.read(_CHUNK)) and out.tell() <= LARGEST:
+            if part.count(0) == len(part):
+                out.seek(len(part), os.SEEK_CUR)  # a hole takes no room, and its copy need not either
+            else:
+                out.write(part)
+        out.truncate()
 
 
-def _open(file: Path) -> Any:
-    """The file itself, never what a link put in its place would lead to."""
-    return os.fdopen(os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb")
-
-
-def _copy(file: Path, copy: Path) -> None:
-    with _open(file) as stream, copy.open("xb") as out:
-        shutil.copyfileobj(stream, out, _CHUNK)
+def _sha256(stream: BufferedReader) -> str:
+    return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _outcome(folder: Path) -> Outcome | None:
@@ -603,5 +707,5 @@ def _sentence(outcome: Outcome) -> str:
         return f"{outcome.file}: {what}"
     return (
         f"{outcome.file}: {outcome.rows_loaded:,} rows loaded, {outcome.rows_refused:,} refused, "
-        f"{len(outcome.days)} days, {outcome.seconds:.1f} s"
+        f"{len(outcome.days)} days, {outcome.seconds:.1f} s{outcome.detail and '; '}{outcome.detail}"
     )

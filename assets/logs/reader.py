@@ -30,11 +30,23 @@ import numpy as np
 
 from assets.logs import canonical
 from assets.logs.canonical import Fault, Mapping
-from assets.logs.lines import LONGEST_LINE, FileRefusedError, Layout, Lines, count_lines, opened
+from assets.logs.lines import (
+    LONGEST_LINE,
+    MOST_COLUMNS,
+    FileRefusedError,
+    Layout,
+    Lines,
+    check_growth,
+    count_lines,
+    opened,
+)
+from resources.crash import crash_point
 from resources.identity import IdentityKey
+from resources.room import lack
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
 MEMORY = 6 << 30
 """Bytes of address space; DuckDB itself is held to `WORKING_MEMORY` and spills beyond it."""
@@ -47,6 +59,9 @@ SECONDS, SECONDS_PER_MIB = 120, 10
 PARQUET_ROWS = 500_000
 """Rows of a Parquet file that are parsed at once."""
 _OPEN_FILES = 4096
+
+_MOST_NAMED, _LONGEST_NAME = 20, 100
+"""Columns that one sentence names, and the characters of a name that are kept."""
 
 
 @dataclass
@@ -61,6 +76,8 @@ class Tally:
     rows_loaded: int = 0
     rows_refused: int = 0
     days: Counter[str] = field(default_factory=Counter)
+    extra: set[str] = field(default_factory=set)
+    """Columns, or members of the JSON objects, that nothing is made of."""
     notes: list[str] = field(default_factory=list)
 
 
@@ -95,10 +112,14 @@ class Reader:
         """
         {"csv": self._read_csv, "jsonl": self._read_jsonl, "parquet": self._read_parquet}[self.form["type"]]()
         self._write_rest()
+        crash_point("reader.all_written")
         found = self.tally
         if found.lines != found.header_lines + found.blank_lines + found.lines_loaded + found.lines_refused:
             raise AssertionError(f"lines do not add up: {found}")
-        return vars(found) | {"days": dict(sorted(found.days.items()))}
+        extra = sorted(found.extra)[:MOST_COLUMNS]
+        if extra:
+            found.notes.append(f"kept in extra: {_listed(extra)}")
+        return vars(found) | {"days": dict(sorted(found.days.items())), "extra": extra}
 
     def _read_csv(self) -> None:
         form = self.form
@@ -153,6 +174,7 @@ class Reader:
                     self._load_text(block.data, block.numbers, ["c0"], layout)
                     self._extract(outer, inner, root)
                     self._take(mapping)
+                    self._note_members()
             self.tally.lines = lines.read
         if not self.tally.lines:
             raise FileRefusedError(
@@ -191,11 +213,12 @@ class Reader:
             raise FileRefusedError(
                 "bad_parquet", "its footer cannot be read: it is cut off, or no Parquet file. Write it again."
             ) from error
+        self._check_size(file)
         self._check_columns(schema.names)
         self._check_types(schema)
         column = {name: f"c{n}" for n, name in enumerate(schema.names)}
         texts = {name: f"CAST({sql} AS VARCHAR)" for name, sql in column.items()}
-        mapping = self._mapping(texts, canonical.leftover(self._unmapped(column)))
+        mapping = self._mapping(texts, canonical.leftover(self._unmapped(column)), [_too_long(schema, texts)])
         try:
             for batch in file.iter_batches(batch_size=PARQUET_ROWS):
                 first = self.tally.lines + 1
@@ -208,17 +231,38 @@ class Reader:
                     "* FROM batch"
                 )
                 self._take(mapping)
+        except MemoryError:
+            raise
         except (ArrowException, OSError) as error:
             raise FileRefusedError("bad_parquet", "a page of it cannot be read. Write it again.") from error
 
-    def _check_types(self, schema: pa.Schema) -> None:
-        from pyarrow import types
+    def _check_size(self, file: pq.ParquetFile) -> None:
+        """Refuse what would grow out of proportion, by what the footer says of it. Of nesting, Arrow itself
+        allows a hundred levels.
+        """
+        found = file.metadata
+        if found.num_columns > MOST_COLUMNS:
+            raise FileRefusedError(
+                "too_many_columns", f"there are {found.num_columns:,} columns, more than {MOST_COLUMNS:,}."
+            )
+        pages = sum(found.row_group(n).total_byte_size for n in range(found.num_row_groups))
+        # Equal values take no room in a page; as rows they do.
+        check_growth(max(pages, found.num_rows * found.num_columns), Path(self.job["copy"]).stat().st_size)
 
-        for name in _paths(self.spec):
-            if name in schema.names and types.is_nested(schema.field(name).type):
-                raise FileRefusedError(
-                    "wrong_type", f"column {name} holds {schema.field(name).type}, not single values.", name
-                )
+    def _check_types(self, schema: pa.Schema) -> None:
+        """Refuse a file in which a column that something is made of has become of another type."""
+        wrong = {
+            name: f"{name} holds {schema.field(name).type}, not {wanted}"
+            for name, kind in _kinds(self.spec).items()
+            if name in schema.names and (wanted := _unfit(schema.field(name).type, kind))
+        }
+        if wrong:
+            raise FileRefusedError(
+                "wrong_type",
+                f"column {'; column '.join(wrong.values())}. Write the file as before, or correct source "
+                f"{self.job['source']}.",
+                next(iter(wrong)),
+            )
 
     def _check_columns(self, names: list[str]) -> None:
         """Refuse a file whose rows would all be refused, and note columns that are absent."""
@@ -227,17 +271,22 @@ class Reader:
         }
         if self.spec["kind"] == "events":
             needed |= dict.fromkeys(self.spec["time"]["column"], "time")
-        for column, name in needed.items():
-            if column not in names:
-                # Not just any name that is there: where the header is missing, they are somebody's data.
-                near = difflib.get_close_matches(column, [name for name in names if _is_word(name)], n=1)
-                raise FileRefusedError(
-                    "missing_column",
-                    f"there is no column {column!r}, from which {name} is made"
-                    + (f"; is it {near[0]!r}? " if near else ". Is its first line a header? ")
-                    + f"Correct the columns of source {self.job['source']}, or the file.",
-                    column,
+        missing = [column for column in needed if column not in names]
+        if missing:
+            # Not just any name that is there: where the header is missing, they are somebody's data.
+            words = [name for name in names if _is_word(name)]
+            near = {column: difflib.get_close_matches(column, words, n=1) for column in missing}
+            raise FileRefusedError(
+                "missing_column",
+                "; ".join(
+                    f"there is no column {column!r}, from which {needed[column]} is made"
+                    + (f": is it {near[column][0]!r}?" if near[column] else "")
+                    for column in missing
                 )
+                + ("" if any(near.values()) else ". Is its first line a header?").replace("??", "?")
+                + f" Correct the columns of source {self.job['source']}, or the file.",
+                missing[0],
+            )
         twice = [name for name, count in Counter(names).items() if count > 1]
         if twice:
             raise FileRefusedError("bad_header", f"column {twice[0]!r} is there twice.", twice[0])
@@ -248,9 +297,14 @@ class Reader:
     def _unmapped(self, column: dict[str, str]) -> dict[str, str]:
         gone = {*_paths(self.spec), *self.spec["ignore"]}
         rest = {name: sql for name, sql in column.items() if name not in gone}
-        if rest:
-            self.tally.notes.append(f"kept in extra: {', '.join(rest)[:300]}")
+        self.tally.extra.update(name[:_LONGEST_NAME] for name in rest)
         return rest
+
+    def _note_members(self) -> None:
+        """Note which members of the block's objects nothing is made of."""
+        if len(self.tally.extra) < MOST_COLUMNS:
+            found = self._all("SELECT DISTINCT unnest(json_keys(extra)) FROM parsed WHERE fault = 0")
+            self.tally.extra.update(name for (name,) in found if _is_name(name))
 
     def _mapping(self, column: dict[str, str], extra: str, broken: Iterable[Fault] = ()) -> Mapping:
         return Mapping(self.spec, column, extra, self.job["shop_zone"], self.job["latest"], tuple(broken))
@@ -337,8 +391,10 @@ class Reader:
         self.tally.lines_refused += lines - lines_loaded
         if refused:
             self._reject(mapping.rejects(verbatim=self.job["verbatim"]))
+        crash_point("reader.block_parsed")
         if loaded:
             self._write(mapping)
+            crash_point("reader.block_written")
 
     def _write(self, mapping: Mapping) -> None:
         source, load_id = self.job["source"], self.job["load_id"]
@@ -412,6 +468,65 @@ def _is_word(name: str) -> bool:
     return re.fullmatch(r"[^\W\d]+([ .-][^\W\d]+)*", name) is not None
 
 
+def _is_name(name: str) -> bool:
+    """Looks like the name of a column; objects can have anything for a key, addresses too."""
+    return len(name) <= _LONGEST_NAME and re.fullmatch(r"[^\W\d][\w .:$-]*", name) is not None
+
+
+def _listed(names: list[str]) -> str:
+    more = len(names) - _MOST_NAMED
+    return ", ".join(names[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def _kinds(spec: dict[str, Any]) -> dict[str, str]:
+    """What each column that something is made of is read as: number, time, epoch, flag or text."""
+    kinds = dict.fromkeys(spec["category_flags"], "flag")
+    for name, columns in spec["columns"].items():
+        kind = "number" if name in canonical.NUMBERS else "flag" if name == "in_stock" else "text"
+        kinds |= dict.fromkeys(columns, kind)
+    for time in (spec["time"], spec["received"]):
+        if time:
+            unit = time["unit"][0]
+            kind = "epoch" if unit in canonical.EPOCHS else "text" if "%" in unit else "time"
+            kinds |= dict.fromkeys(time["column"], kind if len(time["column"]) == 1 else "text")
+    return kinds
+
+
+def _unfit(kind: pa.DataType, wanted: str) -> str | None:
+    """In words what a column would have to hold, where this type of Parquet cannot be read as it."""
+    from pyarrow import types
+
+    if types.is_dictionary(kind):
+        kind = kind.value_type
+    if types.is_null(kind) or types.is_string(kind) or types.is_large_string(kind):
+        return None
+    whole = types.is_integer(kind) or (types.is_decimal(kind) and kind.scale == 0)
+    if wanted in ("number", "epoch"):
+        fits = whole or types.is_floating(kind) or types.is_decimal(kind)
+        return None if fits else "numbers"
+    dated = types.is_timestamp(kind) or types.is_date(kind) or types.is_time(kind)
+    if wanted == "time":
+        return None if dated and not types.is_time(kind) else "times"
+    if wanted == "flag":
+        return None if types.is_boolean(kind) or whole else "true and false"
+    # An id that has become a float reads 17.0: another shopper, and a silent one.
+    return None if whole or dated or types.is_boolean(kind) else "text or whole numbers"
+
+
+def _too_long(schema: pa.Schema, texts: dict[str, str]) -> Fault:
+    """The fault of a row that is longer than any line of a text file may be."""
+    from pyarrow import types
+
+    sizes = [f"coalesce(strlen({texts[one.name]}), 0)" for one in schema if not types.is_primitive(one.type)]
+    return Fault(
+        f"{' + '.join(sizes or ['0'])} > {LONGEST_LINE}",
+        "line_too_long",
+        "line",
+        "NULL",
+        f"the row has more than {LONGEST_LINE} bytes",
+    )
+
+
 def _paths(spec: dict[str, Any]) -> list[str]:
     """Every column that something is made of."""
     named = [column for name in ("time", "received") if spec[name] for column in spec[name]["column"]]
@@ -479,29 +594,43 @@ def _answer(job: dict[str, Any]) -> dict[str, Any]:
             return {"lines": count_lines(Path(job["copy"]), job["file"])}
         return Reader(job).read()
     except FileRefusedError as error:
-        return {"refused": error.reason, "field": error.field, "detail": error.detail}
-    except MemoryError:
-        return {
-            "refused": "too_large",
-            "field": None,
-            "detail": "it needs more memory than a file may take. Split it.",
-        }
+        lines = count_lines(Path(job["copy"]), job["file"])
+        return {"refused": error.reason, "field": error.field, "detail": error.detail, "lines": lines}
     except Exception as error:
-        # Not the message: it may quote the row that was the trouble.
-        where = error.__traceback__
-        while where and where.tb_next:
-            where = where.tb_next
-        line = where.tb_lineno if where else 0
-        detail = f"the reader failed with {type(error).__name__} (line {line}). Please report it."
-        if os.environ.get("NIGHTSHELF_DEBUG_READER"):
-            raise
-        return {"refused": "reader_failed", "field": None, "detail": detail}
+        lacking = lack(error)
+        if lacking == "disk" or (lacking and _is_held_to_less()):
+            return {"lack": lacking}
+        if lacking:
+            return {
+                "refused": "too_large",
+                "field": None,
+                "detail": "it needs more memory than a file may take. Split it.",
+            }
+        return _failed(error)
+
+
+def _failed(error: Exception) -> dict[str, Any]:
+    # Not the message: it may quote the row that was the trouble.
+    where = error.__traceback__
+    while where and where.tb_next:
+        where = where.tb_next
+    line = where.tb_lineno if where else 0
+    detail = f"the reader failed with {type(error).__name__} (line {line}). Please report it."
+    if os.environ.get("NIGHTSHELF_DEBUG_READER"):
+        raise error
+    return {"refused": "reader_failed", "field": None, "detail": detail}
+
+
+def _is_held_to_less() -> bool:
+    """Whether it may use less memory than `MEMORY`: then the machine is to blame, and not the file."""
+    return resource.getrlimit(resource.RLIMIT_AS)[0] < MEMORY
 
 
 def main() -> None:
     """Do the job on standard input, answer on standard output."""
     job = json.load(sys.stdin)
     _limit(Path(job["copy"]))
+    crash_point("reader.started")
     json.dump(_answer(job), sys.stdout)
 
 

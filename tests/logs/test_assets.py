@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import subprocess
 import sys
 from collections.abc import Callable
@@ -80,6 +81,20 @@ def materialized(result: dg.ExecuteInProcessResult, name: str) -> list[dg.AssetM
         for event in result.get_asset_materialization_events()
         if event.asset_key == dg.AssetKey(name)
     ]
+
+
+def test_a_new_column_is_warned_of(instance: dg.DagsterInstance, drop: Drop) -> None:
+    drop("nightshelf_csv", "1.csv", events("2026-01-05", 1))
+    run(instance, "2026-01-05")
+    first, line = events("2026-01-05", 1).splitlines()
+    drop("nightshelf_csv", "2.csv", f"{first},coupon\n{line},x\n")
+    result = run(instance, "2026-01-05")
+    (ingested,) = materialized(result, "ingest_outcomes")
+    assert ingested.metadata["new_columns"].value == {"nightshelf_csv": ["coupon"]}
+    warned = [
+        entry.user_message for entry in instance.all_logs(result.run_id) if entry.level == logging.WARNING
+    ]
+    assert any("new columns: coupon" in message for message in warned)
 
 
 def test_a_day_is_taken_in_reported_and_checked(home: Home, drop: Drop, instance: dg.DagsterInstance) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from assets.logs.drop import fingerprint, whole_files
+from assets.logs.drop import checksum_of, fingerprint, open_plain, path_in, whole_files
 
 
 def put(file: Path, content: str = "x", age: float = 60) -> Path:
@@ -43,6 +43,60 @@ def test_only_plain_files_count_and_links_are_not_followed(tmp_path: Path) -> No
     (drop / "linked-folder").symlink_to(secret.parent)
     os.mkfifo(drop / "web" / "pipe.csv")
     assert whole_files(drop, now=time.time() + 5) == [plain]
+
+
+@pytest.mark.parametrize("swap", ["file", "folder", "pipe", "device"])
+def test_what_is_put_in_a_files_place_after_the_look_is_not_opened(tmp_path: Path, swap: str) -> None:
+    put(tmp_path / "elsewhere" / "a.csv", "secret")
+    drop = tmp_path / "drop"
+    file = put(drop / "web" / "sub" / "a.csv")
+    assert whole_files(drop) == [file]
+    with open_plain(drop, file) as stream:
+        assert stream.read() == b"x"
+    file.unlink()
+    if swap == "file":
+        file.symlink_to(tmp_path / "elsewhere" / "a.csv")
+    elif swap == "folder":
+        file.parent.rmdir()
+        file.parent.symlink_to(tmp_path / "elsewhere")
+    elif swap == "pipe":
+        os.mkfifo(file)
+    else:
+        file.symlink_to("/dev/zero")
+    with pytest.raises(OSError, match=r"symbolic links|Not a directory|no plain file"):
+        open_plain(drop, file)
+
+
+def test_a_drop_folder_may_itself_be_a_link_of_the_owners(tmp_path: Path) -> None:
+    put(tmp_path / "disk" / "web" / "a.csv")
+    (tmp_path / "drop").symlink_to(tmp_path / "disk")
+    (file,) = whole_files(tmp_path / "drop")
+    with open_plain(tmp_path / "drop", file) as stream:
+        assert stream.read() == b"x"
+
+
+def test_a_checksum_is_no_file_to_take_in_and_its_change_shows(tmp_path: Path) -> None:
+    file = put(tmp_path / "a.csv")
+    assert checksum_of(tmp_path, file) is None
+    before = fingerprint([file])
+    checksum = put(tmp_path / "a.csv.sha256", "AB" * 32 + "  a.csv\n")
+    assert whole_files(tmp_path) == [file]
+    assert fingerprint([file]) != before
+    assert checksum_of(tmp_path, file) == "ab" * 32
+    put(checksum, "no checksum")
+    assert checksum_of(tmp_path, file) == ""
+    longest = put(tmp_path / ("a" * 251 + ".csv"))
+    assert checksum_of(tmp_path, longest) is None
+
+
+def test_names_are_told_without_what_would_forge_a_log(tmp_path: Path) -> None:
+    names = {
+        "a\nb.csv": r"a\nb.csv",
+        "\x1b[2J.csv": r"\x1b[2J.csv",
+        "gpj\u202evsc": r"gpj\u202evsc",
+        "ä 鞋.csv": "ä 鞋.csv",
+    }
+    assert {name: path_in(tmp_path, tmp_path / name) for name in names} == names
 
 
 @pytest.mark.parametrize("change", ["new", "longer", "touched", "gone"])

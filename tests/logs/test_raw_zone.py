@@ -23,6 +23,7 @@ import psutil
 import pytest
 
 from assets.logs import raw_zone
+from assets.logs.lines import LARGEST
 from resources.home import Home
 from resources.identity import IdentityKey
 
@@ -195,14 +196,84 @@ def test_a_file_that_is_still_being_written_waits(home: Home, drop: Drop) -> Non
     os.utime(file)
     told: list[str] = []
     with file.open("a") as out:
-        writer = threading.Timer(0.5, lambda: (out.write("2026-"), out.flush()))
+        done = threading.Event()
+
+        def go_on_writing() -> None:
+            while not done.wait(0.2):
+                out.write("2026-")
+                out.flush()
+
+        writer = threading.Thread(target=go_on_writing)
         writer.start()
         assert raw_zone.take_in_all(home, told.append) == []
+        done.set()
         writer.join()
     assert any("still being written" in line for line in told)
     os.utime(file)
     (outcome,) = raw_zone.take_in_all(home)  # young, but nobody writes to it any more
     assert (outcome.rows_loaded, outcome.rows_refused) == (10, 1)
+
+
+def test_a_file_with_a_checksum_is_taken_in_once_it_is_what_the_checksum_says(home: Home, drop: Drop) -> None:
+    whole = events(count=5)
+    file = drop("nightshelf_csv", "a.csv", whole[: len(whole) // 2])  # the copying has stopped half-way
+    told = f"{hashlib.sha256(whole.encode()).hexdigest()}  a.csv\n"  # as sha256sum writes it
+    checksum = drop("nightshelf_csv", "a.csv.sha256", told)
+    (half,) = raw_zone.take_in_all(home)
+    assert (half.status, half.reason, half.rows_loaded) == ("refused", "still_written", 0)
+    assert "a.csv.sha256" in half.detail
+    assert half.adds_up
+    assert [outcome.reason for outcome in raw_zone.take_in_all(home)] == ["still_written"]  # and asked again
+    drop("nightshelf_csv", "a.csv", whole)
+    (done,) = raw_zone.take_in_all(home)
+    assert (done.status, done.rows_loaded) == ("loaded", 5)
+    file.unlink()
+    checksum.unlink()
+    assert sum(raw_zone.rows_in_place(home).values()) == 5
+
+
+def test_a_file_that_is_too_large_is_refused_unread(home: Home, drop: Drop) -> None:
+    file = drop("nightshelf_csv", "large.csv", "x")
+    os.truncate(file, LARGEST + 1)  # a hole: it takes no room
+    os.utime(file, (1_700_000_000, 1_700_000_000))
+    (outcome,) = raw_zone.take_in_all(home)
+    assert (outcome.status, outcome.reason, outcome.bytes) == ("refused", "too_large", LARGEST + 1)
+    assert outcome.adds_up
+    assert outcome.seconds < 5  # to read it would take minutes, to copy it the whole disk
+    assert raw_zone.take_in_all(home) == []
+
+
+def test_a_file_that_asks_for_more_room_than_there_is_does_not_keep_others_out(
+    home: Home, drop: Drop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for n in range(4):
+        drop("nightshelf_csv", f"{n}.csv", events(start=10 * n))
+    monkeypatch.setenv("NIGHTSHELF_CRASH_AT", "ingest.copied#1:full")
+    with pytest.raises(OSError, match="No space left"):
+        raw_zone.take_in_all(home)
+    assert len(raw_zone.outcomes(home)) == 3
+    monkeypatch.delenv("NIGHTSHELF_CRASH_AT")
+    (last,) = raw_zone.take_in_all(home)
+    assert (last.status, last.attempts) == ("loaded", 1)
+
+
+def test_a_column_that_was_not_there_before_is_kept_and_told_of(home: Home, drop: Drop, rows: Rows) -> None:
+    def taken_in(name: str, *columns: str) -> dict[str, list[str]]:
+        first, *others = events(start=100 * len(rows("events"))).splitlines()
+        lines = [",".join([first, *columns]), *(",".join([line, *("1" for _ in columns)]) for line in others)]
+        drop("nightshelf_csv", name, "\n".join([*lines, ""]))
+        taken = raw_zone.take_in_all(home)
+        return raw_zone.new_columns(raw_zone.outcomes(home), taken)
+
+    assert taken_in("1.csv", "shop") == {}  # nothing to compare it with
+    assert taken_in("2.csv", "shop") == {}
+    assert taken_in("3.csv", "shop", "coupon", "note") == {"nightshelf_csv": ["coupon", "note"]}
+    assert taken_in("4.csv", "note") == {}
+    newest = raw_zone.outcomes(home)[2]
+    assert newest.extra == ["coupon", "note", "shop"]
+    assert "kept in extra: coupon, note, shop" in newest.detail
+    kept = [json.loads(row["extra"]) for row in rows("events", newest.load_id)]
+    assert kept == [{"shop": "1", "coupon": "1", "note": "1"}] * 3
 
 
 def test_what_belongs_to_no_source_is_refused_with_the_next_step(home: Home, drop: Drop, rows: Rows) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import io
 import json
 import math
+import signal
+import subprocess
+import sys
 import tempfile
 import unicodedata
 from collections.abc import Iterator
@@ -15,6 +18,8 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -398,6 +403,74 @@ def test_a_file_without_a_usable_header_is_refused(content: bytes, reason: str) 
     with pytest.raises(FileRefusedError) as caught, read(CSV, content, "a.csv"):
         pass
     assert caught.value.reason == reason
+
+
+def test_all_columns_that_are_missing_are_named_with_what_may_be_meant() -> None:
+    with pytest.raises(FileRefusedError) as caught, read(CSV, b"users,item,note\nu1,p1,x\n", "a.csv"):
+        pass
+    told = caught.value.detail
+    assert "'user', from which user_id is made: is it 'users'?" in told
+    assert "'code', from which behavior is made" in told
+    assert "'at', from which time is made" in told
+    assert "'item'" not in told
+
+
+def test_all_columns_of_a_parquet_file_that_changed_their_type_are_named() -> None:
+    spec = FileSpec.model_validate(CSV.model_dump() | {"format": {"type": "parquet"}})
+    good = {"user": ["u1"], "item": [7], "code": ["view"], "at": [datetime(2026, 1, 5)], "price": [1]}
+
+    def content(**columns: list[Any]) -> bytes:
+        out = io.BytesIO()
+        pq.write_table(pa.table(good | columns), out)
+        return out.getvalue()
+
+    with read(spec, content(), "a.parquet") as (_, found, _):
+        assert [row[1] for row in found] == ["7"]
+    with read(spec, content(price=["1.50"], at=["2026-01-05"]), "a.parquet") as (_, found, _):
+        assert [row[4] for row in found] == [1.5]
+    wrong = content(user=[1.0], at=[1767610800], price=[[1]])
+    with pytest.raises(FileRefusedError) as caught, read(spec, wrong, "a.parquet"):
+        pass
+    assert caught.value.reason == "wrong_type"
+    for said in ("user holds double", "at holds int64, not times", "price holds list<"):
+        assert said in caught.value.detail
+
+
+def test_members_of_json_objects_that_nothing_is_made_of_are_told_of_but_no_addresses() -> None:
+    good = {"user": "u1", "item": "p1", "code": "view", "at": "2026-01-05"}
+    lines = [good, good | {"note": 1, "jane@example.org": 1}, good | {"coupon": {"a": 1}}]
+    content = "".join(json.dumps(line) + "\n" for line in lines).encode()
+    with read(JSONL, content, "a.jsonl") as (tally, found, _):
+        assert len(found) == 3
+        assert tally["extra"] == ["coupon", "note"]
+        assert tally["notes"] == ["kept in extra: coupon, note"]
+
+
+LIMITED = """
+import os, pathlib, resource, sys, tempfile
+from assets.logs import reader
+with tempfile.NamedTemporaryFile() as copy:
+    reader.{name} = {value}
+    reader._limit(pathlib.Path(copy.name))
+    {then}
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "then", "ends"),
+    [
+        ("MEMORY", 2 << 30, "bytearray(3 << 30)", "MemoryError"),
+        ("SECONDS", 1, "\n    while True: pass", -signal.SIGXCPU),
+        ("LARGEST_OUTPUT", 1 << 20, "copy.write(bytes(2 << 20)); copy.flush()", "File too large"),
+    ],
+)
+def test_a_reader_is_held_to_its_means(name: str, value: int, then: str, ends: str | int) -> None:
+    program = LIMITED.format(name=name, value=value, then=then)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    if isinstance(ends, str):
+        assert ends in done.stderr
+    else:
+        assert done.returncode == ends
 
 
 def test_what_is_sorted_out_counts_every_line() -> None:

@@ -5,14 +5,17 @@ with events as (
     where {{ in_window('day') }}
 ),
 
--- Which row of an event that came more than once is kept does not depend on the order in which files came.
--- The item tells apart what an order, or a list that was shown, writes under one id.
+-- Which row of an event that came more than once is kept depends on what the rows say alone: not on the files they
+-- came in, nor on the order of those. The item tells apart what an order, or a list that was shown, writes under one
+-- id.
 numbered as (
     select
         *,
         row_number() over (
             partition by day, source, event_id, item_id
-            order by received_at nulls last, load_id, line
+            order by
+                received_at nulls last, event_at, user_key, code, price, quantity, currency, title, category, brand,
+                load_id, line
         ) as copy
     from events
 ),

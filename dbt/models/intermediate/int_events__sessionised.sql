@@ -12,7 +12,7 @@ starts as (
         coalesce(
             event_at - lag(event_at) over (
                 partition by day, user_key
-                order by event_at, load_id, line
+                order by event_at, event_id, item_id, source
             ) > interval {{ var('session_gap_minutes') }} minute,
             true
         ) as starts_session
@@ -24,7 +24,7 @@ numbered as (
         *,
         count_if(starts_session) over (
             partition by day, user_key
-            order by event_at, load_id, line
+            order by event_at, event_id, item_id, source
             rows between unbounded preceding and current row
         ) as session_number
     from starts

@@ -13,8 +13,6 @@ with events as (
         event_id,
         user_key,
         event_at,
-        load_id,
-        line,
         item_id,
         behavior,
         {{ in_window('day', ahead=reach) }} as is_asked
@@ -22,15 +20,16 @@ with events as (
     where {{ in_window('day', behind=reach, ahead=reach) }}
 ),
 
--- Of the days before, only what a history can still hold. One line may hold several events of one moment (a list of
--- products), so the order goes on by item: else each build could tell another history.
+-- Of the days before, only what a history can still hold. Of one moment there may be several events (a list of
+-- products), so the order goes on, by what they say and not by the files they came in: else each build could tell
+-- another history.
 needed as (
     select * from events
     qualify
         is_asked
         or row_number() over (
             partition by user_key, is_asked
-            order by event_at desc, load_id desc, line desc, item_id desc, event_id desc
+            order by event_at desc, event_id desc, item_id desc, behavior desc
         ) <= {{ var('history_length') }}
 ),
 
@@ -43,7 +42,7 @@ followed as (
         list(behavior) over before_it as behaviors
     from needed
     window before_it as (
-        partition by user_key order by event_at, load_id, line, item_id, event_id
+        partition by user_key order by event_at, event_id, item_id, behavior
         rows between {{ var('history_length') }} preceding and 1 preceding
     )
 ),

@@ -6,8 +6,7 @@ with events as (
         session_id,
         item_id,
         event_at,
-        load_id,
-        line
+        event_id
     from {{ ref('int_events__sessionised') }}
     where {{ in_window('day') }}
 ),
@@ -18,7 +17,7 @@ changes as (
     qualify
         lag(item_id) over (
             partition by day, session_id
-            order by event_at, load_id, line, item_id
+            order by event_at, event_id, item_id
         ) is distinct from item_id
 ),
 
@@ -27,7 +26,7 @@ steps as (
         day,
         session_id,
         item_id,
-        row_number() over (partition by day, session_id order by event_at, load_id, line, item_id) as step
+        row_number() over (partition by day, session_id order by event_at, event_id, item_id) as step
     from changes
 ),
 

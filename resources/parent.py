@@ -1,0 +1,47 @@
+"""Children that end with whoever started them, however that ends.
+
+    NIGHTSHELF_PARENT=<pid> python -I resources/parent.py COMMAND ARGUMENT…
+
+runs the command so: what is killed with SIGKILL can end nobody itself, and a dbt that nobody waits for would
+go on writing without a lease.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+PARENT = "NIGHTSHELF_PARENT"
+LAUNCHER = (sys.executable, "-I", str(Path(__file__).resolve()))
+"""Put before a command, with `PARENT` in the environment. On Linux; elsewhere the command simply runs."""
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def die_with(parent: int) -> None:
+    """Be killed when the process `parent`, which started this one, ends: work nobody waits for is over.
+
+    On Linux the kernel sees to it, also after an exec; elsewhere a thread looks twice a second.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != parent:  # it had gone before the kernel was told
+            os.kill(os.getpid(), signal.SIGKILL)
+        return
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+if __name__ == "__main__":
+    die_with(int(os.environ.pop(PARENT, os.getppid())))
+    os.execv(sys.argv[1], sys.argv[1:])  # noqa: S606 - the command we were given
