@@ -9,18 +9,23 @@ from datetime import date, timedelta
 
 import dagster as dg
 
-from resources.home import Home
+from resources.home import Home, Shop
 
 HOME = Home.current()
 SHOP = HOME.shop
 
-nights = dg.DailyPartitionsDefinition(
-    start_date=SHOP.first_day.isoformat(),
-    # Dagster's end is exclusive.
-    end_date=(SHOP.last_day + timedelta(days=1)).isoformat() if SHOP.last_day else None,
-    timezone=SHOP.timezone,
-)
-"""One partition per day of the shop."""
+
+def nights_of(shop: Shop) -> dg.DailyPartitionsDefinition:
+    """One partition per day of a shop, from midnight to midnight on its clock."""
+    return dg.DailyPartitionsDefinition(
+        start_date=shop.first_day.isoformat(),
+        # Dagster's end is exclusive.
+        end_date=(shop.last_day + timedelta(days=1)).isoformat() if shop.last_day else None,
+        timezone=shop.timezone,
+    )
+
+
+nights = nights_of(SHOP)
 
 look_back = dg.TimeWindowPartitionMapping(
     start_offset=-(SHOP.history_days - 1), end_offset=0, allow_nonexistent_upstream_partitions=True

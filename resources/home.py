@@ -18,6 +18,8 @@ from zoneinfo import ZoneInfo, available_timezones
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from resources.aside import replacing
+
 BEHAVIORS = ("browse", "click", "cart", "purchase")
 """The four behaviours, weakest first. The taxonomy seed in `dbt/seeds` names them in two languages."""
 
@@ -138,11 +140,9 @@ class Home:
 
     def write_shop(self, shop: Shop) -> None:
         """Put `shop.yaml` in place by one rename."""
-        self.root.mkdir(parents=True, exist_ok=True)
         text = yaml.safe_dump(shop.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-        aside = self.shop_file.with_suffix(".tmp")
-        aside.write_text(text, encoding="utf-8")
-        aside.replace(self.shop_file)
+        with replacing(self.shop_file) as aside:
+            aside.write_text(text, encoding="utf-8")
         self.__dict__.pop("shop", None)
 
     @property

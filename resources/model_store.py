@@ -8,7 +8,7 @@ models/<version>/          a bundle: manifest.json and what it names
 models/by_day/<D>.json     the candidate trained for night D: {"version": …}
 models/champions/<D>.json  the gate's verdict of night D: what serves after it, and why
 models/rollbacks/<D>.json  what people have put back by hand from night D on, every time: the last one holds
-models/.staging/           folders in the making
+models/.staging/           bundles in the making
 ```
 """
 
@@ -18,13 +18,15 @@ import errno
 import hashlib
 import json
 import shutil
-import time
-import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from resources.aside import replacing, work_folder
+from resources.crash import crash_point
 
 if TYPE_CHECKING:
     from resources.home import Home
@@ -32,8 +34,6 @@ if TYPE_CHECKING:
 MANIFEST = "manifest.json"
 INERT = frozenset({".safetensors", ".json", ".jinja", ".md", ".model", ".parquet", ".txt", ".yaml"})
 """Kinds of files a bundle may hold: none of them runs code when it is opened."""
-STALE = 2 * 24 * 3600
-"""Seconds after which a folder in the making counts as left behind by a killed training."""
 
 
 class TamperedBundleError(RuntimeError):
@@ -94,16 +94,16 @@ class ModelStore:
     def __init__(self, home: Home) -> None:
         self.folder = home.models
 
-    def stage(self) -> Path:
-        """A fresh empty folder to build a bundle in; on the same file system, so that sealing is a rename."""
-        staging = self.folder / ".staging"
-        if staging.exists():
-            for left in staging.iterdir():
-                if time.time() - left.stat().st_mtime > STALE:
-                    shutil.rmtree(left, ignore_errors=True)
-        folder = staging / uuid.uuid4().hex
-        folder.mkdir(parents=True)
-        return folder
+    @contextmanager
+    def stage(self) -> Iterator[Path]:
+        """A fresh empty folder to build a bundle in; on the same file system, so that sealing is a rename.
+
+        It is gone when the block ends, and what killed trainings have left is removed when it begins.
+        """
+        with work_folder(self.folder / ".staging") as work:
+            folder = work / "bundle"
+            folder.mkdir()
+            yield folder
 
     def seal(self, folder: Path, day: date) -> str:
         """Write the manifest of a staged folder and put it in place as the candidate of `day`.
@@ -129,9 +129,11 @@ class ModelStore:
                 for file in files
             },
         }
-        _write_json(folder / MANIFEST, content)
+        (folder / MANIFEST).write_text(_json(content), encoding="utf-8")
+        crash_point("seal.manifest_written")
         version = f"{day.isoformat()}-{_sha256(folder / MANIFEST)[:8]}"
         self._put(folder, self.folder / version)
+        crash_point("seal.in_place")
         _write_json(self.folder / "by_day" / f"{day.isoformat()}.json", {"version": version})
         return version
 
@@ -220,7 +222,9 @@ class ModelStore:
             "promoted": promoted,
             "reasons": list(reasons),
         }
+        crash_point("promote.decided")
         _write_json(self.folder / "champions" / f"{day.isoformat()}.json", content)
+        crash_point("promote.recorded")
         return self.champion(day)
 
     def rollbacks(self, day: date) -> list[Rollback]:
@@ -262,7 +266,9 @@ class ModelStore:
         at = datetime.now(UTC).replace(tzinfo=None).isoformat(timespec="seconds")
         done = Rollback(now.day, back, now.version, reason, at)
         entries = [{**asdict(one), "day": one.day.isoformat()} for one in (*self.rollbacks(now.day), done)]
+        crash_point("rollback.chosen")
         _write_json(self.folder / "rollbacks" / f"{now.day.isoformat()}.json", entries)
+        crash_point("rollback.recorded")
         return done
 
     def _served_before(self, now: Champion) -> str:
@@ -294,7 +300,8 @@ class ModelStore:
                 _verify(target)
                 shutil.rmtree(folder)
             except TamperedBundleError:
-                target.rename(folder.with_name(f"{folder.name}-damaged"))
+                target.rename(folder.with_name("damaged"))
+                crash_point("seal.damaged_moved")
                 folder.rename(target)
 
 
@@ -347,7 +354,10 @@ def _sha256(file: Path) -> str:
 
 
 def _write_json(file: Path, content: Any) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    aside = file.with_name(f".{file.name}-{uuid.uuid4().hex[:8]}")
-    aside.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    aside.replace(file)
+    with replacing(file) as aside:
+        aside.write_text(_json(content), encoding="utf-8")
+        crash_point("store.record_written")
+
+
+def _json(content: Any) -> str:
+    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"

@@ -7,6 +7,7 @@ scoring.
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from resources.home import Home
 from resources.leases import LeaseTimeoutError, lease_one_of
+from resources.room import duckdb_config
 
 if TYPE_CHECKING:
     import duckdb
@@ -59,6 +61,8 @@ class Warehouse:
         with self._lease() as fd:
             if self.home.warehouse.exists():
                 self._connect(read_only=False).close()
+                # What a killed process had moved out of its memory; DuckDB leaves it for good.
+                shutil.rmtree(f"{self.home.warehouse}.tmp", ignore_errors=True)
             yield fd
 
     @contextmanager
@@ -100,7 +104,7 @@ class Warehouse:
         began, told = time.monotonic(), False
         while True:
             try:
-                return duckdb.connect(str(self.home.warehouse), read_only=read_only)
+                return duckdb.connect(str(self.home.warehouse), read_only=read_only, config=duckdb_config())
             except duckdb.IOException as error:
                 if "lock" not in str(error):
                     raise

@@ -6,6 +6,7 @@ from assets.gates import require_passed
 from assets.partitions import day_before, days_of, look_back, nights
 from assets.plots import picture
 from resources.home import Home
+from resources.room import room
 
 OWNERS = ["team:ml"]
 
@@ -40,9 +41,10 @@ def training_snapshot(context: dg.AssetExecutionContext) -> dg.MaterializeResult
     require_passed(context)
     (day,) = days_of(context)
     home = Home.current()
-    snapshot = write_snapshot(
-        Warehouse(home, log=context.log.info), day, home.shop.history_days, home.snapshots
-    )
+    with room(home, "Writing the snapshot"):
+        snapshot = write_snapshot(
+            Warehouse(home, log=context.log.info), day, home.shop.history_days, home.snapshots
+        )
     rows = snapshot.manifest["rows"]
     return dg.MaterializeResult(
         data_version=dg.DataVersion(snapshot.id),
@@ -77,8 +79,10 @@ def fine_tuned_model(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
 
     require_passed(context)
     (day,) = days_of(context)
+    home = Home.current()
     try:
-        bundle = make_bundle(Home.current(), day, context.log.info)
+        with room(home, "Training the model"):
+            bundle = make_bundle(home, day, context.log.info)
     except RecipeError as error:
         raise dg.Failure(str(error), allow_retries=False) from error
     except WorkerError as error:
@@ -134,7 +138,9 @@ def model_evaluation(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
 
     require_passed(context)
     (day,) = days_of(context)
-    evaluation = evaluate_night(Home.current(), day, context.log.info)
+    home = Home.current()
+    with room(home, "Measuring the model"):
+        evaluation = evaluate_night(home, day, context.log.info)
     best = evaluation.methods[evaluation.best_baseline]["ndcg@10"]
     return dg.MaterializeResult(
         metadata={
@@ -174,7 +180,8 @@ def champion_model(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
     require_passed(context)
     (day,) = days_of(context)
     home = Home.current()
-    evaluation, decision = promote_night(home, day, context.log.info)
+    with room(home, "Choosing the champion"):
+        evaluation, decision = promote_night(home, day, context.log.info)
     champion = ModelStore(home).champion(day)
     return dg.MaterializeResult(
         metadata={

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -22,6 +21,7 @@ from assets.model.report import report_table
 from assets.model.snapshot import Snapshot, snapshot_of
 from assets.model.train import SEQUENCE_DEV
 from assets.model.vectors import item_vectors
+from resources.crash import crash_point
 from resources.devices import CPU, Device, lease_device
 from resources.home import Home
 from resources.model_store import ModelStore
@@ -80,15 +80,17 @@ def make_bundle(home: Home, day: date, log: Log = lambda message: None) -> Bundl
     recipe = recipe_file(home.shop.recipe, home.root)
     load_recipe(str(recipe))  # refused before anybody waits for a device
     store = ModelStore(home)
-    folder = store.stage()
-    try:
+    with store.stage() as folder:
+        crash_point("bundle.staged")
         with lease_device(home, log) as device:
+            crash_point("bundle.device_leased")
             speed = run_worker(snapshot.path, folder, recipe, device=device, cache=home.vectors, log=log)
+        crash_point("bundle.trained")
         _add_recommender(folder, snapshot, load_recipe(str(recipe)), home, log)
         _write_card(folder, snapshot)
+        crash_point("bundle.card_written")
         version = store.seal(folder, day)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    crash_point("bundle.sealed")
     path = store.path(version)
     return Bundle(
         version=version,
@@ -124,6 +126,7 @@ def run_worker(
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors:
         arguments = {"snapshot": snapshot, "out": out, "config": recipe, "vectors": cache}
         with _worker(arguments, device, errors) as process:
+            crash_point("bundle.worker_started")
             done: dict[str, Any] = {}
             for line in process.stdout or ():
                 event = _event(line)
@@ -201,6 +204,7 @@ def _add_recommender(folder: Path, snapshot: Snapshot, recipe: Recipe, home: Hom
     items = snapshot.table("items").select(["item_id", "text"]).to_pydict()
     vectors = item_vectors(folder / "encoder", [text or "" for text in items["text"]], home.vectors, log)
     save_file({"vectors": np.ascontiguousarray(vectors)}, folder / "item_vectors.safetensors")
+    crash_point("bundle.vectors_written")
     _write_json(folder / "item_ids.json", items["item_id"])
     data = Interactions.of(snapshot, vectors, items["item_id"])
     held = hold_out(data, dev_day(data))
@@ -218,6 +222,7 @@ def _add_recommender(folder: Path, snapshot: Snapshot, recipe: Recipe, home: Hom
         log=log,
     )
     fitted.write(folder)
+    crash_point("bundle.recommender_written")
     known.unlink(missing_ok=True)  # it knows a day less than the one that serves
 
 

@@ -41,6 +41,8 @@ from assets.model.interactions import (
 )
 from assets.model.metrics import coverage, list_metrics, ranking_metrics, top_k
 from assets.model.recommender import OUTCOMES, Recommender, Values
+from resources.aside import replacing
+from resources.crash import crash_point
 
 CANDIDATE, INCUMBENT, SHELF = "nightshelf", "incumbent", "shelf"
 BASELINES = ("popularity", "popularity_7d", "co_visitation", "ease", "revisit")
@@ -90,16 +92,17 @@ class Evaluation:
 
     def write(self, folder: Path) -> Path:
         """Put `<day>.json`, and `<day>.parquet` with each user's figures, into `folder`, each by a rename."""
-        folder.mkdir(parents=True, exist_ok=True)
         table, file = folder / f"{self.day}.parquet", folder / f"{self.day}.json"
-        pq.write_table(self.per_user, table.with_suffix(".tmp"))
-        table.with_suffix(".tmp").replace(table)
+        with replacing(table) as aside:
+            pq.write_table(self.per_user, aside)
+            crash_point("evaluate.shoppers_written")
+        crash_point("evaluate.shoppers_in_place")
         record = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "per_user"}
         record["day"] = self.day.isoformat()
         record["comparisons"] = {name: asdict(interval) for name, interval in self.comparisons.items()}
-        aside = file.with_suffix(".json.tmp")
-        aside.write_text(json.dumps(record, indent=2), encoding="utf-8")
-        aside.replace(file)
+        with replacing(file) as aside:
+            aside.write_text(json.dumps(record, indent=2), encoding="utf-8")
+            crash_point("evaluate.figures_written")
         return file
 
     @classmethod

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from assets.model.evaluation import CANDIDATE, Evaluation, K, evaluate
 from assets.model.gate import Decision, decide
 from assets.model.snapshot import snapshot_of
+from resources.crash import crash_point
 from resources.home import Home
 from resources.model_store import ModelStore
 
@@ -53,7 +54,9 @@ def evaluate_night(home: Home, day: date, log: Log = lambda message: None) -> Ev
         values=home.shop.values.model_dump(),
         log=log,
     )
+    crash_point("evaluate.measured")
     evaluation.write(evaluations(home))
+    crash_point("evaluate.in_place")
     return evaluation
 
 
@@ -79,6 +82,7 @@ def promote_night(home: Home, day: date, log: Log = lambda message: None) -> tup
         )
         evaluation = evaluate_night(home, day, log)
     decision = decide(evaluation)
+    crash_point("promote.judged")
     champion = store.promote(day, evaluation.candidate, decision.promote, decision.reasons)
     if champion and champion.rollback:
         words = [f"The gate's verdict does not count: {champion.rollback.words}", *decision.reasons]

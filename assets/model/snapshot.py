@@ -10,8 +10,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import shutil
-import uuid
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -21,6 +19,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from resources.aside import replacing, work_folder
+from resources.crash import crash_point
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -156,10 +157,10 @@ def write_snapshot(warehouse: Reader, cut_off: date, history_days: int, snapshot
         SnapshotError: there are no events in those days.
     """
     first = cut_off - timedelta(days=history_days - 1)
-    snapshots.mkdir(parents=True, exist_ok=True)
-    aside = snapshots / f".{uuid.uuid4().hex}"
-    aside.mkdir()
-    try:
+    with work_folder(snapshots) as work:
+        aside = work / "new"
+        aside.mkdir()
+        crash_point("snapshot.begun")
         with warehouse.read() as connection:
             connection.begin()  # all tables as of one moment
             rows = {
@@ -172,11 +173,14 @@ def write_snapshot(warehouse: Reader, cut_off: date, history_days: int, snapshot
                 "Materialize the warehouse for those days first (`nightshelf backfill`)"
             )
         manifest = _manifest(aside, cut_off, rows)
-        _write_json(aside / MANIFEST, manifest)
+        crash_point("snapshot.tables_written")
+        (aside / MANIFEST).write_text(_json(manifest), encoding="utf-8")
+        crash_point("snapshot.manifest_written")
         snapshot = _put(aside, snapshots / manifest["id"])
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-    _write_json(snapshots / "by_day" / f"{cut_off.isoformat()}.json", {"id": snapshot.id})
+    crash_point("snapshot.in_place")
+    with replacing(snapshots / "by_day" / f"{cut_off.isoformat()}.json") as pointer:
+        pointer.write_text(_json({"id": snapshot.id}), encoding="utf-8")
+        crash_point("snapshot.pointer_written")
     return snapshot
 
 
@@ -204,6 +208,7 @@ def _copy(connection: DuckDBPyConnection, sql: str, first: date, last: date, tar
         for batch in reader:
             writer.write_batch(batch, row_group_size=BATCH)
             rows += batch.num_rows
+            crash_point("snapshot.rows_written")
     return rows
 
 
@@ -236,7 +241,8 @@ def _put(aside: Path, target: Path) -> Snapshot:
             return Snapshot.load(target)
         except (SnapshotError, FileNotFoundError):
             # The copy on disk has been damaged since: it makes way for the sound one.
-            target.rename(target.with_name(f".{target.name}-damaged-{uuid.uuid4().hex[:8]}"))
+            target.rename(aside.with_name("damaged"))
+            crash_point("snapshot.damaged_moved")
             aside.rename(target)
     return Snapshot.load(target)
 
@@ -253,8 +259,5 @@ def _sha256(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _write_json(file: Path, content: Mapping[str, Any]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    aside = file.with_name(f".{file.name}-{uuid.uuid4().hex[:8]}")
-    aside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    aside.replace(file)
+def _json(content: Mapping[str, Any]) -> str:
+    return json.dumps(content, indent=2) + "\n"

@@ -10,14 +10,11 @@ of JSON; the last of them, event `done`, holds the speed. What is wrong goes to 
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
 import os
 import resource
-import signal
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -26,7 +23,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from resources.crash import crash_point
 from resources.devices import share_cores
+from resources.parent import die_with
 
 if TYPE_CHECKING:
     import torch
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
     from assets.model.training import Trained
 
 SEQUENCE, SEQUENCE_DEV = "sequence.safetensors", "sequence-dev.safetensors"
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 OUTPUT = """
 what it writes (in place by one rename, when all is done):
@@ -55,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     if args.parent:
         die_with(args.parent)
+    crash_point("train.started")
     share_cores()
     # Before torch is imported: cuBLAS is repeatable only with a workspace of fixed size.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -122,12 +121,16 @@ def work(
     part.mkdir(parents=True)
     _save(trained, tokenizer, recipe, part)
     _write_json(part / "config.json", _config(trained, recipe, task.labels, snapshot, device))
+    crash_point("train.config_written")
     _write_json(part / "metrics.json", {"task": recipe.task, "labels": task.labels, **trained.metrics})
     _write_json(part / "loss.json", trained.curve)
+    crash_point("train.figures_written")
     speed = dict(trained.speed)
     with _kept(cache) as folder:
         speed |= _train_sequence(part, snapshot, recipe, folder, device, progress)
+    crash_point("train.written")
     part.rename(out)
+    crash_point("train.in_place")
     speed["seconds"] = round(time.perf_counter() - began, 2)
     progress({"event": "done", "device": device_name(device), **speed, **_peak_memory(device)})
 
@@ -173,30 +176,12 @@ def _train_sequence(  # noqa: PLR0917
         )
         trainer = SequenceTrainer(config, device, log=log)
         trainer.fit(held).save(part / SEQUENCE_DEV)
+        crash_point("train.sequence_dev_written")
         trainer.cooled(data.until(snapshot.cut_off - timedelta(days=1))).save(part / SEQUENCE)
     return {
         "vector_seconds": round(encoded - began, 2),
         "sequence_seconds": round(time.perf_counter() - encoded, 2),
     }
-
-
-def die_with(parent: int) -> None:
-    """Be killed when the process `parent` ends, however it ends: a training that nobody waits for is over.
-
-    On Linux the kernel sees to it; elsewhere a thread looks twice a second.
-    """
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != parent:  # it had gone before the kernel was told
-            os.kill(os.getpid(), signal.SIGKILL)
-        return
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def device_name(device: torch.device) -> str:
@@ -240,6 +225,7 @@ def _save(trained: Trained, tokenizer: Any, recipe: Recipe, folder: Path) -> Non
     network, encoder = trained.network.cpu(), trained.network.encoder
     tokenizer.model_max_length = min(tokenizer.model_max_length, recipe.max_length)
     encoder.save_pretrained(folder / "encoder")
+    crash_point("train.encoder_written")
     tokenizer.save_pretrained(folder / "encoder")
     head = {
         name: weight.contiguous()
@@ -247,6 +233,7 @@ def _save(trained: Trained, tokenizer: Any, recipe: Recipe, folder: Path) -> Non
         if not name.startswith("encoder.")
     }
     save_file(head, folder / "head.safetensors")
+    crash_point("train.head_written")
 
 
 def _config(

@@ -20,6 +20,7 @@ from assets.model.batches import Tokens, bucketed, by_length, longest
 from assets.model.network import precision
 from assets.model.recipe import Recipe
 from assets.model.tasks import SPLITS, Examples, Loss, Task, TaskData
+from resources.crash import crash_point
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -161,6 +162,7 @@ class _Loop:
             for rows in batches[: int(self.steps) - step]:
                 step += 1
                 self._step(step, train.take(rows))
+                crash_point("train.step")
                 now = time.perf_counter()
                 if now - told > 1 or step == self.steps:
                     self._tell(step, self.seconds + now - began)

@@ -22,6 +22,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from resources.aside import replacing
+from resources.crash import crash_point
 from resources.devices import CPU, LEASED
 
 SCHEME = "mean-pooled, 1"
@@ -106,7 +108,6 @@ def _known(folder: Path, wanted: set[bytes]) -> dict[bytes, NDArray[np.float32]]
 
 
 def _add(folder: Path, vectors: dict[bytes, NDArray[np.float32]]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
     flat = pa.array(np.concatenate(list(vectors.values())), pa.float32())
     table = pa.table(
         {
@@ -115,9 +116,10 @@ def _add(folder: Path, vectors: dict[bytes, NDArray[np.float32]]) -> None:
         }
     )
     # The time first, so that the oldest file comes first by name.
-    name = f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}"
-    pq.write_table(table, folder / f".{name}.part", compression="zstd")
-    (folder / f".{name}.part").rename(folder / f"{name}.parquet")
+    with replacing(folder / f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}.parquet") as aside:
+        pq.write_table(table, aside, compression="zstd")
+        crash_point("vectors.written")
+    crash_point("vectors.in_place")
 
 
 def _encoded(

@@ -8,6 +8,7 @@ from assets.gates import require_passed
 from assets.partitions import day_before, days_of, nights
 from assets.plots import picture
 from resources.home import Home
+from resources.room import room
 
 OWNERS = ["team:ml"]
 GROUP = "recommendations"
@@ -41,7 +42,9 @@ def scores(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult]:
 
     require_passed(context)
     (day,) = days_of(context)
-    scored = score(Home.current(), day, context.log.info)
+    home = Home.current()
+    with room(home, "Scoring"):
+        scored = score(home, day, context.log.info)
     for asset, file in (("scored_recommendations", RECOMMENDATIONS), ("similar_items", SIMILAR)):
         table = scored.table(file)
         yield dg.MaterializeResult(
@@ -74,7 +77,8 @@ def published_shelf(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
     require_passed(context)
     (day,) = days_of(context)
     home = Home.current()
-    publication = publish(home, day, context.log.info)
+    with room(home, "Publishing the shelf"):
+        publication = publish(home, day, context.log.info)
     return dg.MaterializeResult(
         metadata={
             "dagster/partition_row_count": publication.rows["recommendations"],
@@ -107,7 +111,8 @@ def recommendation_outcomes(context: dg.AssetExecutionContext) -> dg.Materialize
     require_passed(context)
     (day,) = days_of(context)
     home = Home.current()
-    row = write_outcome(home, day, labels_of(home, day))
+    with room(home, "Writing the outcomes"):
+        row = write_outcome(home, day, labels_of(home, day))
     if row is None:
         note = f"There was no shelf on the day before {day}, so there is nothing to judge."
         context.log.info(note)

@@ -1,10 +1,14 @@
-"""Why an item stands on a shopper's shelf: from the published row back to the publisher's line."""
+"""Why an item stands on a shopper's shelf: from the published row back to the publisher's lines."""
 
 from __future__ import annotations
 
+import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from datetime import date, datetime
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -13,13 +17,17 @@ import pyarrow.compute as pc
 from assets.model.snapshot import Snapshot
 from assets.recommendations.shelf import EVERYONE, NoShelfError, published, user_key_of
 from resources.home import Home
+from resources.model_store import MANIFEST
 
 MOST_EVENTS = 20
+"""Of the shopper's own events."""
+MOST_OTHERS = 5
+"""Of the events of others."""
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """An event of the shopper behind the reason, and where it was read."""
+    """An event behind the reason, and where it was read."""
 
     event_at: datetime
     """UTC."""
@@ -31,6 +39,15 @@ class Evidence:
     source: str | None
     """Source and file of the load; None where the raw zone no longer holds the load."""
     file: str | None
+    since: str
+    """What has become of the file since it was read; empty where it lies in the drop folder as it was."""
+
+    @property
+    def words(self) -> str:
+        where = (
+            f"{self.source}: {self.file}, line {self.line}" if self.file else f"load {self.load_id}"
+        ) + self.since
+        return f"{self.event_at:%Y-%m-%d %H:%M:%S} UTC {self.behavior} {self.title} ({where})"
 
 
 @dataclass(frozen=True)
@@ -56,11 +73,18 @@ class Explanation:
     """What the gate said then."""
     snapshot_id: str
     snapshot_first_day: date | None
-    snapshot_cut_off: date
+    snapshot_cut_off: date | None
+    """None, as the first day, where the snapshot is gone; then there is no evidence either."""
     shoppers_this_week: int
     """Visits (shopper and day) to the item in the last seven days of the snapshot."""
     evidence: list[Evidence]
-    """Newest first, at most twenty; empty where the reason is not the shopper's own behaviour."""
+    """The shopper's own, newest first, at most twenty; empty where the reason is not the shopper's own
+    behaviour."""
+    others: list[Evidence] = field(default_factory=list)
+    """Of others with the item, newest first, at most five: of those who have met the reason's item as well,
+    where there are any."""
+    gone: list[str] = field(default_factory=list)
+    """What has been removed since, in sentences."""
 
     def lines(self) -> list[str]:
         """The explanation in sentences, one step back per line."""
@@ -73,19 +97,28 @@ class Explanation:
             f"Model {self.model_version}"
             + (f", champion since the night of {self.promoted_on}." if self.promoted_on else "."),
             *self.gate,
-            f"Behaviour snapshot {self.snapshot_id}: {self.snapshot_first_day} to {self.snapshot_cut_off}; "
-            f"{self.shoppers_this_week:,} visits to the item in its last seven days.",
         ]
-        for event in self.evidence:
-            where = (
-                f"{event.source}: {event.file}, line {event.line}" if event.file else f"load {event.load_id}"
+        if self.snapshot_cut_off:
+            told.append(
+                f"Behaviour snapshot {self.snapshot_id}: {self.snapshot_first_day} to "
+                f"{self.snapshot_cut_off}; {self.shoppers_this_week:,} visits to the item in its last seven "
+                "days."
             )
-            told.append(f"{event.event_at:%Y-%m-%d %H:%M:%S} UTC {event.behavior} {event.title} ({where})")
+        told += self.gone
+        if self.evidence:
+            told += ["The shopper's own events behind it:", *(event.words for event in self.evidence)]
+        if self.others:
+            told += ["The newest events of others with it:", *(event.words for event in self.others)]
+        elif self.snapshot_cut_off and not self.evidence:
+            told.append("Nobody has met it in the days of the snapshot: it is known from the catalogue.")
         return told
 
 
 def explain(home: Home, user: str, item: str) -> Explanation:
     """Follow a published row back through model and snapshot to the publisher's lines.
+
+    What has been removed since (load, file, snapshot, model, record of the gate) is said to be, and the rest
+    is told.
 
     Args:
         home: whose published shelf is explained.
@@ -97,24 +130,46 @@ def explain(home: Home, user: str, item: str) -> Explanation:
         SnapshotError: the snapshot's files are not those its manifest names.
     """
     row = _published_row(home, user_key_of(home, user), item)
-    snapshot = Snapshot.load(home.snapshots / row["snapshot_id"])
-    titles = dict(zip(*(snapshot.table("items")[c].to_pylist() for c in ("item_id", "title")), strict=True))
     promoted_on, gate = _promotion(home, row["model_version"])
-    first_day = snapshot.manifest.get("first_day")
-    because = row["reason_item_id"]
+    gone = [] if promoted_on else ["The record of when it became champion, and why, has been removed since."]
+    if not (home.models / row["model_version"] / MANIFEST).exists():
+        gone.append(f"The model's bundle {row['model_version']} has been removed since.")
+    told = {name: row[name] for name in ("day", "user_key", "item_id", "title", "rank", "score", "reason")}
+    told |= {name: row[name] for name in ("p_browse", "p_click", "p_purchase", "reason_item_id")}
+    told |= {name: row[name] for name in ("model_version", "snapshot_id")}
+    told |= {"promoted_on": promoted_on, "gate": gate}
+    try:
+        snapshot = Snapshot.load(home.snapshots / row["snapshot_id"])
+    except FileNotFoundError:
+        gone.append(
+            f"Behaviour snapshot {row['snapshot_id']} has been removed since: which events are behind it can "
+            "no longer be told."
+        )
+        return Explanation(
+            **told,
+            reason_title=None,
+            snapshot_first_day=None,
+            snapshot_cut_off=None,
+            shoppers_this_week=0,
+            evidence=[],
+            gone=gone,
+        )
+    because, first_day = row["reason_item_id"], snapshot.manifest.get("first_day")
+    titles = dict(zip(*(snapshot.table("items")[c].to_pylist() for c in ("item_id", "title")), strict=True))
+    events, witness = snapshot.table("events"), _witness(home, titles)
+    own = _of(events, row["user_key"], because) if because else events.slice(0, 0)
     return Explanation(
-        **{name: row[name] for name in ("day", "user_key", "item_id", "title", "rank", "score", "reason")},
-        **{name: row[name] for name in ("p_browse", "p_click", "p_purchase", "model_version", "snapshot_id")},
-        reason_item_id=because,
+        **told,
         reason_title=titles.get(because),
-        promoted_on=promoted_on,
-        gate=gate,
         snapshot_first_day=date.fromisoformat(str(first_day)) if first_day else None,
         snapshot_cut_off=snapshot.cut_off,
         shoppers_this_week=_visits(snapshot.table("popularity"), item, snapshot.cut_off),
-        evidence=_evidence(home, snapshot.table("events"), row["user_key"], because, titles)
-        if because
-        else [],
+        evidence=[witness(event) for event in _newest(own, MOST_EVENTS)],
+        others=[
+            witness(event)
+            for event in _newest(_of_others(events, row["user_key"], item, because), MOST_OTHERS)
+        ],
+        gone=gone,
     )
 
 
@@ -151,28 +206,59 @@ def _visits(popularity: pa.Table, item: str, cut_off: date) -> int:
     return int(sum(week))
 
 
-def _evidence(
-    home: Home, events: pa.Table, user_key: str, item: str, titles: dict[str, str]
-) -> list[Evidence]:
-    own = events.filter(pc.and_(pc.equal(events["user_key"], user_key), pc.equal(events["item_id"], item)))
-    newest = own.sort_by([("event_at", "descending"), ("line", "ascending")]).slice(0, MOST_EVENTS)
-    return [
-        Evidence(
+def _of(events: pa.Table, user_key: str, item: str) -> pa.Table:
+    return events.filter(pc.and_(pc.equal(events["user_key"], user_key), pc.equal(events["item_id"], item)))
+
+
+def _of_others(events: pa.Table, user_key: str, item: str, because: str | None) -> pa.Table:
+    """Events of others with `item`: of those who have met `because` as well, where there are any."""
+    by_others = events.filter(pc.not_equal(events["user_key"], user_key))
+    found = by_others.filter(pc.equal(by_others["item_id"], item))
+    met = by_others.filter(pc.equal(by_others["item_id"], because or item))["user_key"]
+    both = found.filter(pc.is_in(found["user_key"], met.combine_chunks()))
+    return both if both.num_rows else found
+
+
+def _newest(events: pa.Table, most: int) -> list[dict[str, Any]]:
+    order = [("event_at", "descending"), ("load_id", "ascending"), ("line", "ascending")]
+    return [dict(event) for event in events.sort_by(order).slice(0, most).to_pylist()]
+
+
+def _witness(home: Home, titles: dict[str, str]) -> Callable[[dict[str, Any]], Evidence]:
+    """What turns an event of a snapshot into evidence; each load is looked up once."""
+    origin = cache(lambda load_id: _origin(home, load_id))
+
+    def witness(event: dict[str, Any]) -> Evidence:
+        source, file, since = origin(event["load_id"])
+        return Evidence(
             event_at=event["event_at"],
             behavior=event["behavior"],
-            item_id=item,
-            title=titles.get(item) or item,
+            item_id=event["item_id"],
+            title=titles.get(event["item_id"]) or event["item_id"],
             load_id=event["load_id"],
             line=event["line"],
-            **_origin(home, event["load_id"]),
+            source=source,
+            file=file,
+            since=since,
         )
-        for event in newest.to_pylist()
-    ]
+
+    return witness
 
 
-def _origin(home: Home, load_id: str) -> dict[str, str | None]:
-    file = home.loads / load_id / "outcome.json"
-    if not file.exists():
-        return {"source": None, "file": None}
-    outcome = json.loads(file.read_text(encoding="utf-8"))
-    return {"source": outcome["source"], "file": outcome["file"]}
+def _origin(home: Home, load_id: str) -> tuple[str | None, str | None, str]:
+    """(source, file, what has become of the file since)."""
+    entry = home.loads / load_id / "outcome.json"
+    if not entry.exists():
+        return None, None, ", which has been removed from the raw zone since"
+    outcome = json.loads(entry.read_text(encoding="utf-8"))
+    return outcome["source"], outcome["file"], _since(home.drop / outcome["file"], outcome)
+
+
+def _since(file: Path, outcome: dict[str, Any]) -> str:
+    if not file.is_file():
+        return "; the file has been removed from the drop folder since"
+    if file.stat().st_size == outcome["bytes"]:
+        with file.open("rb") as stream:
+            if hashlib.file_digest(stream, "sha256").hexdigest() == outcome["sha256"]:
+                return ""
+    return "; the file has been changed since, and the line may be another one now"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from datetime import date, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from assets.recommendations.scoring import RECOMMENDATIONS, Scores
+from resources.aside import replacing
+from resources.crash import crash_point
 from resources.home import Home
 from resources.warehouse import Warehouse
 
@@ -152,10 +153,11 @@ def write_outcome(home: Home, day: date, labels: pa.Table) -> pa.Table | None:
         k=scores.manifest["shelf_size"],
         items=scores.manifest["items"],
     )
-    home.outcomes.mkdir(parents=True, exist_ok=True)
-    aside = file.with_name(f".{day}-{uuid.uuid4().hex[:8]}.tmp")
-    pq.write_table(row, aside)
-    aside.replace(file)
+    crash_point("outcomes.judged")
+    with replacing(file) as aside:
+        pq.write_table(row, aside)
+        crash_point("outcomes.written")
+    crash_point("outcomes.in_place")
     return row
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import shutil
-import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import date
@@ -19,6 +17,8 @@ import pyarrow.parquet as pq
 
 from assets.model.rules import NEW_DAYS, Rules
 from assets.model.snapshot import Snapshot, snapshot_of
+from resources.aside import work_folder
+from resources.crash import crash_point
 from resources.home import Home
 from resources.model_store import ModelStore
 
@@ -99,23 +99,27 @@ def write_scores(
     recommendations = recommender.recommend(None, size, values)
     tables = {RECOMMENDATIONS: _stamped(recommendations, day, model_version, snapshot_id)}
     tables[SIMILAR] = recommender.similar_items(SIMILAR_PER_ITEM)
-    home.scores.mkdir(parents=True, exist_ok=True)
-    aside = home.scores / f".{day}-{uuid.uuid4().hex[:8]}"
-    aside.mkdir()
-    for file, table in tables.items():
-        pq.write_table(table, aside / file, compression="zstd")
-    manifest = {
-        "day": day.isoformat(),
-        "model_version": model_version,
-        "snapshot_id": snapshot_id,
-        "shelf_size": size,
-        "rules": recommender.rules.to_dict(),
-        "items": len(recommender.data.item_ids),
-        "rows": {file: table.num_rows for file, table in tables.items()},
-        "sha256": {file: hashlib.sha256((aside / file).read_bytes()).hexdigest() for file in tables},
-    }
-    (aside / "manifest.json").write_text(json.dumps(manifest, indent=2), encoding="utf-8")
-    _swap_in(aside, home.scores / day.isoformat())
+    crash_point("score.scored")
+    with work_folder(home.scores) as work:
+        aside = work / "new"
+        aside.mkdir()
+        for file, table in tables.items():
+            pq.write_table(table, aside / file, compression="zstd")
+            crash_point("score.table_written")
+        manifest = {
+            "day": day.isoformat(),
+            "model_version": model_version,
+            "snapshot_id": snapshot_id,
+            "shelf_size": size,
+            "rules": recommender.rules.to_dict(),
+            "items": len(recommender.data.item_ids),
+            "rows": {file: table.num_rows for file, table in tables.items()},
+            "sha256": {file: hashlib.sha256((aside / file).read_bytes()).hexdigest() for file in tables},
+        }
+        (aside / "manifest.json").write_text(json.dumps(manifest, indent=2), encoding="utf-8")
+        crash_point("score.manifest_written")
+        _swap_in(aside, home.scores / day.isoformat())
+        crash_point("score.in_place")
     return Scores.of(home, day)
 
 
@@ -248,11 +252,8 @@ def _stamped(table: pa.Table, day: date, model_version: str, snapshot_id: str) -
 
 
 def _swap_in(aside: Path, target: Path) -> None:
-    """Rename a finished folder into place; one that is replaced makes way first and is then removed."""
+    """Rename a finished folder into place; one that is replaced makes way first, into the work folder."""
     if target.exists():
-        old = target.with_name(f".{target.name}-old-{uuid.uuid4().hex[:8]}")
-        target.rename(old)
-        aside.rename(target)
-        shutil.rmtree(old)
-    else:
-        aside.rename(target)
+        target.rename(aside.with_name("old"))
+        crash_point("score.old_moved")
+    aside.rename(target)

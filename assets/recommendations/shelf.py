@@ -26,9 +26,11 @@ from assets.logs.sources import read_sources
 from assets.model.snapshot import snapshot_of
 from assets.recommendations.outcomes import outcomes_until
 from assets.recommendations.scoring import RECOMMENDATIONS, SIMILAR, Scores, audit_scores
+from resources.crash import crash_point
 from resources.home import Home
 from resources.identity import IdentityKey
 from resources.leases import lease_one_of
+from resources.room import duckdb_config
 
 EVERYONE = ""
 """User key of the shelf for shoppers nobody knows yet."""
@@ -80,26 +82,31 @@ def publish(home: Home, day: date, log: Callable[[str], None] = lambda message: 
     scores = Scores.of(home, day)
     with lease_one_of([home.leases / "shelf.lock"], on_wait=log):
         home.shelves.mkdir(parents=True, exist_ok=True)
+        _settle(home)
         aside = home.shelves / f".building-{uuid.uuid4().hex[:8]}.duckdb"
         try:
             wrong = audit_scores(home, day)
             if not wrong:
                 build(home, scores, aside)
+                crash_point("publish.built")
                 wrong = audit(aside, scores)
             if wrong:
                 raise ShelfAuditError(
                     f"the shelf of {day} was not published: {'; '.join(wrong)}. What was published before "
                     "stays; put the cause right and materialize published_shelf again."
                 )
+            crash_point("publish.audited")
             rows = _rows(aside)
             shelf = home.shelves / f"{day}-{_fingerprint(scores)}.duckdb"
             current = _current(home)
             aside.chmod(0o444)  # an open that would write, and so lock readers out, is refused instead
+            crash_point("publish.read_only")
             _sync(aside)
             aside.replace(shelf)
+            crash_point("publish.kept")
+            _sync(home.shelves)
         finally:
-            for left in home.shelves.glob(f"{aside.name}*"):  # the log of a build that was cut short as well
-                left.unlink()
+            _sweep(home)
         served = current is None or day >= _day_of(current)
         if served:
             _serve(home, shelf)
@@ -129,11 +136,12 @@ def build(home: Home, scores: Scores, file: Path) -> None:
             }
         ),
     }
-    with duckdb.connect(str(file)) as connection:
+    with duckdb.connect(str(file), config=duckdb_config()) as connection:
         for name, table in sources.items():
             connection.register(name, table)
         for statement in _TABLES:
             connection.execute(statement)
+        crash_point("publish.tables_written")
         connection.execute("CHECKPOINT")
 
 
@@ -216,13 +224,16 @@ def undo(home: Home) -> Shelf:
         NoShelfError: nothing is published, or nothing older is kept.
     """
     with lease_one_of([home.leases / "shelf.lock"]):
+        _settle(home)
         current, kept = _current(home), _kept(home)
         if current is None:
             raise NoShelfError(f"{home.published} is none of the shelves kept: publish a night first")
         older = kept[: kept.index(current)]
         if not older:
             raise NoShelfError(f"{current.name} is the oldest shelf kept: there is nothing to go back to")
+        crash_point("undo.chosen")
         _serve(home, older[-1])
+        crash_point("undo.shown")
         return Shelf(older[-1], _day_of(older[-1]), current=True)
 
 
@@ -332,11 +343,38 @@ def _current(home: Home) -> Path | None:
     return next((shelf for shelf in _kept(home) if shelf.samefile(home.published)), None)
 
 
+def _settle(home: Home) -> None:
+    """Take away, or finish, what a killed publication has left. The caller holds the lease.
+
+    One that was killed when it had replaced the file of the very shelf that is being read, and not shown it
+    yet, leaves readers with a file that is none of those kept.
+    """
+    _sweep(home)
+    if home.published.exists() and _current(home) is None:
+        try:
+            with published(home) as connection:
+                [(day,)] = connection.execute("SELECT day FROM nights").fetchall()
+        except (duckdb.Error, ValueError):
+            return  # not a shelf of ours; the next publication takes its place
+        again = [shelf for shelf in _kept(home) if _day_of(shelf) == day]
+        if again:
+            _serve(home, again[-1])
+
+
+def _sweep(home: Home) -> None:
+    """Remove files that are not finished: with the lease held, they are nobody's."""
+    for folder, pattern in ((home.shelves, ".building-*"), (home.root, ".published-*.duckdb")):
+        for left in folder.glob(pattern):
+            left.unlink()
+
+
 def _serve(home: Home, shelf: Path) -> None:
     """Show `shelf` as `published.duckdb`: one rename, whatever was there."""
     aside = home.root / f".published-{uuid.uuid4().hex[:8]}.duckdb"
     os.link(shelf, aside)
+    crash_point("publish.linked")
     aside.replace(home.published)
+    crash_point("publish.shown")
     # Renaming a link onto another link of the same file does nothing, and leaves the first.
     aside.unlink(missing_ok=True)
     _sync(home.root)
@@ -346,8 +384,10 @@ def _prune(home: Home, spare: set[Path]) -> list[str]:
     current = _current(home)
     old = _kept(home)[: -home.shop.keep_shelves]
     removed = [shelf for shelf in old if shelf != current and shelf not in spare]
+    crash_point("publish.before_pruning")
     for shelf in removed:
         shelf.unlink()
+        crash_point("publish.pruned")
     return [shelf.name for shelf in removed]
 
 

@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import date
 from functools import cached_property
 from importlib.metadata import version as version_of
@@ -22,8 +23,10 @@ from packaging.version import Version
 
 from assets.gates import require_passed
 from assets.partitions import days_of, nights
-from assets.warehouse.project import DBT, EXECUTABLE, build_args, environment, manifest, rows_by_day
+from assets.warehouse.project import COMMAND, DBT, build_args, environment, manifest, rows_by_day
+from resources.crash import crash_point
 from resources.home import Home
+from resources.room import lack, room
 from resources.warehouse import Warehouse
 
 PROJECT = DbtProject(DBT)
@@ -51,7 +54,7 @@ class Dbt(DbtCliResource):
         return Version(version_of("dbt-core"))
 
 
-RESOURCES = {"dbt": Dbt(project_dir=str(DBT), dbt_executable=str(EXECUTABLE))}
+RESOURCES = {"dbt": Dbt(project_dir=str(DBT), dbt_executable=COMMAND[0], global_config_flags=[*COMMAND[1:]])}
 
 
 @dbt_assets(
@@ -80,28 +83,47 @@ def dbt_build(context: dg.AssetExecutionContext, dbt: DbtCliResource) -> Iterato
 
     require_passed(context)
     home, days = Home.current(), days_of(context)
-    prepare(home)
+    crash_point("dbt.begun")
     # The models read the raw zone more than once: a file that came in between would not add up.
-    with Warehouse(home, log=context.log.info).lease(), at_rest(home, context.log.info):
-        invocation = _start(dbt, build_args(home, days[0], days[-1]), home, context)
-        events, error = _drained(invocation)
+    with (
+        room(home, "Building the tables"),
+        Warehouse(home, log=context.log.info).lease(),
+        at_rest(home, context.log.info),
+    ):
+        prepare(home)
+        crash_point("dbt.leased")
+        with _started(dbt, build_args(home, days[0], days[-1]), home, context) as invocation:
+            crash_point("dbt.started")
+            events, error = _drained(invocation)
+        crash_point("dbt.ended")
         _report_rows(context, events, days, home)
+        crash_point("dbt.rows_counted")
         try:
             for event in DbtEventIterator(iter(events), invocation).fetch_column_metadata():
                 yield _described(event, invocation)
         finally:
             _let_go(invocation)
-    if error:
-        raise _verdict(events, error)
-    shutil.rmtree(invocation.target_path, ignore_errors=True)  # of a failed run, what dbt wrote is kept
+        if error:
+            raise _verdict(events, error)
+        crash_point("dbt.reported")
+        # Of a failed run, what dbt wrote is kept until another one has succeeded.
+        shutil.rmtree(invocation.target_path.parent, ignore_errors=True)
 
 
-def _start(
+@contextmanager
+def _started(
     dbt: DbtCliResource, args: Sequence[str], home: Home, context: dg.AssetExecutionContext
-) -> DbtCliInvocation:
+) -> Iterator[DbtCliInvocation]:
+    """dbt at work; it does not outlive the block, whatever ends that."""
     os.environ.update(environment(home))  # the resource hands its own environment down
     target = home.root / "dagster" / "dbt" / context.run.run_id
-    return dbt.cli(args, context=context, target_path=target)
+    invocation = dbt.cli(args, context=context, target_path=target)
+    try:
+        yield invocation
+    finally:
+        if invocation.process.poll() is None:
+            invocation.process.kill()
+            invocation.process.wait()
 
 
 def _drained(invocation: DbtCliInvocation) -> tuple[list[Any], Exception | None]:
@@ -166,6 +188,8 @@ def _let_go(invocation: DbtCliInvocation) -> None:
 
 def _verdict(events: Sequence[Any], error: Exception) -> Exception:
     """A failed check is final; anything else may go better next time."""
+    if lack(error):  # checks cannot be made then, which is no verdict on the rows
+        return error
     failed = [
         f"{event.check_name} of {event.asset_key.to_user_string()}"
         for event in events

@@ -10,18 +10,21 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 
+from resources.aside import work_folder
+from resources.crash import crash_point
 from resources.home import Home
 from resources.leases import lease_one_of
+from resources.parent import LAUNCHER, PARENT
 from resources.warehouse import Warehouse
 
 DBT = Path(__file__).parents[2] / "dbt"
-EXECUTABLE = Path(sys.executable).parent / "dbt"
-"""The dbt of this Python, whatever PATH says."""
+COMMAND = (*LAUNCHER, str(Path(sys.executable).parent / "dbt"))
+"""The dbt of this Python, whatever PATH says. It ends with the process that starts it: left alone, it would
+go on writing when the lease has gone to somebody else."""
 
 _SOURCES = ("models", "macros", "seeds", "tests", "dbt_project.yml", "profiles.yml")
 
@@ -45,13 +48,18 @@ def manifest(project: Path = DBT) -> Path:
         return file
     with lease_one_of([project / "target" / "manifest.lock"]):
         if not _is_current(file, stamp, wanted):
+            stamp.unlink(missing_ok=True)  # what it says is of the manifest that goes
             _parse(project, file)
+            crash_point("manifest.in_place")
             stamp.write_text(wanted, encoding="utf-8")
     return file
 
 
 def _is_current(file: Path, stamp: Path, wanted: str) -> bool:
-    return file.exists() and stamp.exists() and stamp.read_text(encoding="utf-8") == wanted
+    try:
+        return file.exists() and stamp.read_text(encoding="utf-8") == wanted
+    except FileNotFoundError:
+        return False
 
 
 def _fingerprint(project: Path) -> str:
@@ -70,10 +78,11 @@ def _files(project: Path) -> Iterator[Path]:
 
 
 def _parse(project: Path, manifest_file: Path) -> None:
-    with tempfile.TemporaryDirectory(dir=manifest_file.parent, prefix="parse-") as aside:
-        run_dbt(["parse", "--quiet"], Home.current(), target=Path(aside), project=project)
+    with work_folder(manifest_file.parent) as aside:
+        run_dbt(["parse", "--quiet"], Home.current(), target=aside, project=project)
+        crash_point("manifest.parsed")
         for made in ("partial_parse.msgpack", "manifest.json"):
-            (Path(aside) / made).replace(manifest_file.parent / made)
+            (aside / made).replace(manifest_file.parent / made)
 
 
 def variables(home: Home, first: date, last: date) -> dict[str, str]:
@@ -111,7 +120,7 @@ def run_dbt(args: Sequence[str], home: Home, *, target: Path, project: Path = DB
         DbtError: it failed.
     """
     done = subprocess.run(
-        [str(EXECUTABLE), *args],
+        [*COMMAND, *args],
         cwd=project,
         env=os.environ | environment(home) | {"DBT_TARGET_PATH": str(target), "DBT_LOG_PATH": str(target)},
         capture_output=True,
@@ -127,6 +136,7 @@ def environment(home: Home) -> Mapping[str, str]:
     """What dbt must know of its surroundings. The home is absolute: dbt works in its own folder."""
     return {
         "NIGHTSHELF_HOME": str(home.root.resolve()),
+        PARENT: str(os.getpid()),
         "DBT_PROFILES_DIR": str(DBT),
         "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
         "DBT_USE_COLORS": "false",
@@ -170,11 +180,10 @@ def write_docs(home: Home, project: Path = DBT) -> Path:
         DbtError: dbt failed.
     """
     docs = home.root / "docs" / "index.html"
-    docs.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=docs.parent, prefix=".docs-") as aside:
+    with work_folder(docs.parent) as aside:
         with Warehouse(home).lease():
-            run_dbt(["docs", "generate", "--static"], home, target=Path(aside), project=project)
-        (Path(aside) / "static_index.html").replace(docs)
+            run_dbt(["docs", "generate", "--static"], home, target=aside, project=project)
+        (aside / "static_index.html").replace(docs)
     return docs
 
 
