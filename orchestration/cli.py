@@ -126,14 +126,9 @@ def ui(
     # Whoever starts us in the background may have us ignore these, and our children after us.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    os.execv(  # noqa: S606 - our own interpreter
-        sys.executable,
-        [
-            *(sys.executable, "-m", "dagster", "dev"),
-            *("-w", str(PROJECT / "workspace.yaml")),
-            *("-h", "127.0.0.1", "-p", str(port)),
-        ],
-    )
+    from orchestration.server import serve
+
+    serve(PROJECT / "workspace.yaml", port)
 
 
 @app.command()
@@ -297,7 +292,7 @@ def why(user: str, item: str) -> None:
     from assets.recommendations.lineage import explain
 
     for line in explain(_home(), user, item).lines():
-        _console().print(line, highlight=False)
+        _say(line)
 
 
 @app.command()
@@ -425,7 +420,7 @@ def _instance(home: Home) -> Iterator[DagsterInstance]:
 
 
 def _say(text: str) -> None:
-    _console().print(text, highlight=False, markup=False)
+    _console().print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def _run(instance: DagsterInstance, job: str, tags: dict[str, str], what: str) -> Outcome:
@@ -448,9 +443,13 @@ def main(arguments: list[str] | None = None) -> None:
 def _tell(error: Exception) -> None:
     from rich.console import Console
 
+    from resources.room import in_words, lack
+
     # Our own errors name the next step themselves; of others at least the kind, and how to see more.
     ours = type(error).__module__.split(".")[0] in ("orchestration", "assets", "resources")
     message = str(error) if ours else f"{type(error).__name__}: {error}"
+    if not ours and (lacking := lack(error)):
+        message = in_words(_home(), "The command", lacking, error)
     Console(stderr=True).print(f"[red]Error:[/red] {_plain(message)}", highlight=False, soft_wrap=True)
     if not ours:
         print("For the whole story run it again with NIGHTSHELF_DEBUG=1.", file=sys.stderr)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 DEVICE_TAG = "nightshelf/device"
 """Op tag of the steps that need a device; its value is the kind, `gpu`."""
 
-PRELOAD = ("orchestration.definitions",)
+PRELOAD = ("orchestration.definitions", "orchestration.step_server")
 
 
 class LeasedExecutor(MultiprocessExecutor):

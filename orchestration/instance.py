@@ -12,7 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from resources.aside import replacing
 from resources.home import Home
+from resources.leases import lease_one_of
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance
@@ -27,19 +29,42 @@ POOL_LIMITS = {"warehouse": 1}
 def prepare_instance(home: Home) -> Path:
     """Make `home/dagster` ready: `dagster.yaml` (kept where there is one) and the pool limits. Idempotent.
 
+    Of several processes that come here on an empty home, one makes the tables and the others wait: Dagster
+    itself lets each of them make the tables, and all but one crash.
+
     Returns:
         the folder, which is the instance's DAGSTER_HOME.
     """
-    home.dagster.mkdir(parents=True, exist_ok=True)
     settings = home.dagster / "dagster.yaml"
-    if not settings.exists():
-        aside = settings.with_suffix(".tmp")
-        aside.write_text((PROJECT / "dagster.yaml").read_text(encoding="utf-8"), encoding="utf-8")
-        aside.replace(settings)
-    with instance_of(home) as instance:
-        for pool in broken_limits(instance):
-            instance.event_log_storage.set_concurrency_slots(pool, POOL_LIMITS[pool])
+    with lease_one_of([home.leases / "instance.lock"]):
+        if not settings.exists():
+            with replacing(settings) as aside:
+                aside.write_text((PROJECT / "dagster.yaml").read_text(encoding="utf-8"), encoding="utf-8")
+        with instance_of(home) as instance:
+            for pool in broken_limits(instance):
+                instance.event_log_storage.set_concurrency_slots(pool, POOL_LIMITS[pool])
+            wake_sensors(instance)
     return home.dagster
+
+
+def wake_sensors(instance: DagsterInstance) -> list[str]:
+    """Let sensors tick again whose last tick lies in the future, by a clock that has been put right since.
+
+    Dagster would wait until their interval after that tick is over. Returns their names.
+    """
+    from dagster._core.scheduler.instigation import SensorInstigatorData
+    from dagster._time import get_current_timestamp
+
+    now, woken = get_current_timestamp(), []
+    for state in instance.all_instigator_state():
+        data = state.instigator_data
+        if not isinstance(data, SensorInstigatorData):
+            continue
+        if max(data.last_tick_timestamp or 0, data.last_tick_start_timestamp or 0) > now:
+            awake = data._replace(last_tick_timestamp=None, last_tick_start_timestamp=None)
+            instance.update_instigator_state(state.with_data(awake))
+            woken.append(state.instigator_name)
+    return woken
 
 
 @contextmanager

@@ -7,6 +7,7 @@ lives (`run_lease`, taken by the executor). A run that has begun and whose lease
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,9 @@ from resources.leases import is_held, lease_one_of
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance, DagsterRun
+
+TAKING = 5.0
+"""Seconds after which a lease file that is empty is no longer one that is just being taken."""
 
 GONE = "The process that drove this run is gone: it was killed, or its machine went down."
 
@@ -52,8 +56,10 @@ def is_lost(home: Home, run_id: str) -> bool:
     """Whether the run's process took the lease and is no more. A run that has not come so far is not lost."""
     file = _lease_of(home, run_id)
     try:
-        # An empty file is a lease that is just being taken.
-        return file.stat().st_size > 0 and not is_held(file)
+        found = file.stat()
+        # An empty file is a lease that is just being taken, unless whoever took it was killed at that moment.
+        taken = found.st_size > 0 or time.time() - found.st_mtime > TAKING
+        return taken and not is_held(file)
     except FileNotFoundError:
         return False
 

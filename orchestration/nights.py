@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from datetime import date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from typing import cast
 
 import dagster as dg
@@ -35,6 +35,10 @@ PAUSE = timedelta(hours=1)
 LEARN_FROM = timedelta(days=2)
 """Days with rows that there must be before the first model can be trained."""
 
+BLIND = timedelta(days=3)
+"""So long after the newest day with rows nights go on without any. After that, logs no longer come, or this
+machine's clock is ahead: a shelf of a day that has not been would hide the true ones until that day comes."""
+
 ACTIVE = [status for status in DagsterRunStatus if status not in FINISHED_STATUSES]
 
 
@@ -56,8 +60,18 @@ def last_ended_day(shop: Shop, now: datetime) -> date:
 
 def last_due_night(shop: Shop, now: datetime) -> date:
     """The newest day whose night the schedule has already had its turn to run."""
-    had_its_turn = now.astimezone(shop.zone).time() >= NIGHT_BEGINS
-    return last_ended_day(shop, now if had_its_turn else now - timedelta(days=1))
+    today = now.astimezone(shop.zone).date()
+    day = today - timedelta(days=1 if now >= turn(shop, today) else 2)
+    return min(day, shop.last_day) if shop.last_day else day
+
+
+def turn(shop: Shop, day: date) -> datetime:
+    """The moment at which the schedule runs on `day`, in UTC.
+
+    Where the clock jumps over that hour, right after the jump; where it shows it twice, the second time.
+    """
+    at = datetime.combine(day, NIGHT_BEGINS, shop.zone)
+    return max(at.astimezone(UTC), at.replace(fold=1).astimezone(UTC))
 
 
 def materialized_days(instance: dg.DagsterInstance, key: dg.AssetKey) -> set[date]:
@@ -78,8 +92,11 @@ class Attempts:
         return self.failed >= MAX_ATTEMPTS
 
     def may_try(self, now: datetime) -> bool:
-        """Nothing under way, attempts left, and the pause after the last one over."""
-        rested = self.last_ended is None or now - self.last_ended >= PAUSE
+        """Nothing under way, attempts left, and the pause after the last one over.
+
+        One that ended later than now did so by a clock that has been put right since.
+        """
+        rested = self.last_ended is None or not now - PAUSE < self.last_ended <= now
         return not self.active and not self.given_up and (rested or not self.failed)
 
 
@@ -115,14 +132,26 @@ def attempts_of_night(instance: dg.DagsterInstance, day: date) -> Attempts:
 def missing_nights(instance: dg.DagsterInstance, home: Home, last: date) -> list[date]:
     """Nights up to `last` that never published a shelf, oldest first.
 
-    They begin when there are days with rows to learn from, or with the shop's first night if that is later.
+    They begin when there are days with rows to learn from, or with the shop's first night if that is later,
+    and end where logs no longer come.
     """
     held = _days_with_rows(home)
     if not held:
         return []
     made = materialized_days(instance, SHELF) | _published(home)
     first = max(first_night(home.shop), held[0] + LEARN_FROM)
-    return [day for day in days_between(first, last) if day not in made]
+    return [day for day in days_between(first, min(last, held[-1] + BLIND)) if day not in made]
+
+
+def without_logs(home: Home, day: date) -> str:
+    """Why the night of `day` waits, where logs no longer come; empty where they do, or have never come."""
+    held = _days_with_rows(home)
+    if not held or day <= held[-1] + BLIND:
+        return ""
+    return (
+        f"The newest day with rows is {held[-1]}: nights later than {held[-1] + BLIND} wait for logs. Is "
+        f"this machine's clock right? To run it all the same: nightshelf night {day}"
+    )
 
 
 def missing_tables(instance: dg.DagsterInstance, home: Home, last: date) -> list[date]:

@@ -122,22 +122,21 @@ def _change(event: dg.DagsterEvent, outcome: Outcome) -> StepChange | None:
         outcome.causes[step] = cause
         return StepChange(step, 0.0, ok=False, cause=cause)
     if event.is_run_failure and not outcome.causes:
-        outcome.causes["run"] = (
-            _innermost(event.job_failure_data.error) or event.message or "no cause on record"
-        )
+        outcome.causes["run"] = _spoken(event.job_failure_data.error) or event.message or "no cause on record"
     return None
 
 
 def cause_of(event: dg.DagsterEvent) -> str:
-    """Why a step failed, in one sentence of its own: the innermost error's message."""
+    """Why a step failed, in the words of the error that it raised."""
     failure = event.step_failure_data
     if failure.user_failure_data and failure.user_failure_data.description:
         return failure.user_failure_data.description
-    return _innermost(failure.error) or event.message or "no cause on record"
+    return _spoken(failure.error) or event.message or "no cause on record"
 
 
-def _innermost(error: SerializableErrorInfo | None) -> str:
-    while error and error.cause:
+def _spoken(error: SerializableErrorInfo | None) -> str:
+    """What the step itself raised, without what Dagster wraps around it."""
+    while error and error.cause and (error.cls_name or "").startswith(("Dagster", "RetryRequested")):
         error = error.cause
     message = error.message.split("\n\nStack Trace:")[0].strip() if error else ""
     return "it was interrupted" if message.endswith("ExecutionInterruptedError") else message

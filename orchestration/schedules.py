@@ -6,7 +6,15 @@ import dagster as dg
 
 from assets.partitions import SHOP
 from orchestration.jobs import nightly
-from orchestration.nights import NIGHT_BEGINS, SHELF, attempts_of_night, first_night, materialized_days
+from orchestration.nights import (
+    NIGHT_BEGINS,
+    SHELF,
+    attempts_of_night,
+    first_night,
+    materialized_days,
+    without_logs,
+)
+from resources.home import Home
 
 
 @dg.schedule(
@@ -27,6 +35,8 @@ def nightly_schedule(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | d
         )
     if SHOP.last_day and day > SHOP.last_day:
         return dg.SkipReason(f"The last day with logs was {SHOP.last_day}.")
+    if reason := without_logs(Home.current(), day):
+        return dg.SkipReason(reason)
     if day in materialized_days(context.instance, SHELF):
         return dg.SkipReason(f"The night of {day} has already published its shelf.")
     if attempts_of_night(context.instance, day).active:
