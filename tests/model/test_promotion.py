@@ -22,9 +22,9 @@ def home(tmp_path: Path) -> Home:
 
 
 def bundle(home: Home, day: date) -> str:
-    folder = ModelStore(home).stage()
-    (folder / "recommender.json").write_text("{}")
-    return ModelStore(home).seal(folder, day)
+    with ModelStore(home).stage() as folder:
+        (folder / "recommender.json").write_text("{}")
+        return ModelStore(home).seal(folder, day)
 
 
 def judged(home: Home, candidate: str, incumbent: str) -> None:

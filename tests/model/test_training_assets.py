@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import dagster as dg
@@ -16,12 +18,16 @@ from safetensors.numpy import load_file
 
 from assets.model.assets import fine_tuned_model, training_snapshot
 from assets.model.bundle import make_bundle
+from assets.model.promotion import evaluate_night, promote_night
 from assets.model.serving import open_recommender
-from assets.model.snapshot import snapshot_of
+from assets.model.snapshot import snapshot_of, write_snapshot
 from assets.partitions import look_back
+from assets.recommendations.scoring import score
+from assets.recommendations.shelf import publish, published, shelves
 from resources.home import Home
 from resources.model_store import ModelStore
-from tests.model.little_shop import D, little_warehouse, tiny_encoder
+from resources.warehouse import Warehouse
+from tests.model.little_shop import D, LittleWarehouse, little_warehouse, tiny_encoder
 
 RUN = f"""
 import dagster as dg
@@ -112,13 +118,56 @@ def test_the_metadata_tells_the_story(night: dg.ExecuteInProcessResult) -> None:
         assert float(str(found[name])) > 0
 
 
-def test_training_again_gives_the_same_version(shop: Home, night: dg.ExecuteInProcessResult) -> None:
-    told: list[str] = []
-    again = make_bundle(shop, D, told.append)
+def test_another_home_that_knows_the_future_makes_the_same_model_figures_and_shelf(
+    shop: Home, night: dg.ExecuteInProcessResult, tmp_path: Path
+) -> None:
+    """The same days, trained again, are the same night, byte for byte; later days change nothing in it."""
+    other, told = Home(tmp_path / "home"), []
+    other.root.mkdir()
+    for file in (shop.warehouse, shop.shop_file, shop.root / "quick.yaml"):
+        shutil.copy(file, other.root)
+    LittleWarehouse(other.warehouse).run(FUTURE)
+    assert write_snapshot(Warehouse(other), D + timedelta(days=1), 12, other.snapshots)
+    assert write_snapshot(Warehouse(other), D, 12, other.snapshots).id == snapshot_of(shop, D).id
+    again = make_bundle(other, D, told.append)
     assert again.version == metadata(night, "fine_tuned_model")["version"]
-    assert ModelStore(shop).versions() == [again.version]
     assert told[0] == "No GPU on this machine: training on the CPU."
     assert any(line.startswith("step 20 of 20: loss ") for line in told)
+
+    for home in (shop, other):
+        evaluate_night(home, D)
+        promote_night(home, D)
+        score(home, D)
+        publish(home, D)
+    for folder in (f"models/{again.version}", "models/evaluations", "models/champions", f"scores/{D}"):
+        one, two = ({f.name: f.read_bytes() for f in (h.root / folder).glob("*.*")} for h in (shop, other))
+        assert one and one == two
+    assert [shelf.path.name for shelf in shelves(shop)] == [shelf.path.name for shelf in shelves(other)]
+    for table in ("recommendations", "similar_items", "items", "outcomes"):
+        rows = []
+        for home in (shop, other):
+            with published(home) as connection:
+                rows.append(connection.execute(f"SELECT * FROM {table} ORDER BY ALL").fetchall())
+        assert rows[0] == rows[1]
+
+
+FUTURE = f"""
+INSERT INTO marts.fct_events
+SELECT * REPLACE (event_id || '-later' AS event_id, day + 2 AS day, event_at + INTERVAL 2 DAY AS event_at,
+    'purchase' AS behavior)
+FROM marts.fct_events WHERE day >= '{D}'::DATE - 1;
+INSERT INTO labels.lbl_behaviors
+SELECT * REPLACE (day + 2 AS day, 'purchase' AS behavior, 9 AS purchases)
+FROM labels.lbl_behaviors WHERE day >= '{D}'::DATE - 1;
+INSERT INTO marts.fct_popularity
+SELECT * REPLACE (day + 2 AS day, 9 AS purchases) FROM marts.fct_popularity WHERE day >= '{D}'::DATE - 1;
+INSERT INTO marts.dim_item_versions
+SELECT * REPLACE ('{D}'::DATE + 1 AS valid_from, 'sold out' AS title, false AS in_stock)
+FROM marts.dim_item_versions
+UNION ALL
+SELECT * REPLACE ('new' || item_id AS item_id, '{D}'::DATE + 1 AS valid_from) FROM marts.dim_item_versions;
+"""
+"""Two days later than `D`, on which everybody buys, everything known changes its words, and much is new."""
 
 
 @pytest.mark.parametrize(

@@ -116,7 +116,7 @@ def test_several_processes_may_fill_the_cache_at_once(encoder: Path, tmp_path: P
     found = item_vectors(encoder, TEXTS[:60], tmp_path, told.append)
     assert told == []
     np.testing.assert_allclose(found, reference(encoder, TEXTS[:60]), atol=2e-6)
-    assert not list(tmp_path.rglob("*.part"))
+    assert not list(tmp_path.rglob("*.making"))
 
 
 def test_the_genuine_encoder_gives_the_published_vectors(tmp_path: Path) -> None:

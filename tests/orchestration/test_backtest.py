@@ -102,10 +102,10 @@ class Jobs:
 
     def _train(self, day: date) -> None:
         store = ModelStore(self.home)
-        folder = store.stage()
-        known = f"{self.recipe} recipe on {snapshot_of(self.home, day).id}"
-        (folder / "model.json").write_text(json.dumps(known))
-        store.seal(folder, day)
+        with store.stage() as folder:
+            known = f"{self.recipe} recipe on {snapshot_of(self.home, day).id}"
+            (folder / "model.json").write_text(json.dumps(known))
+            store.seal(folder, day)
 
     def _evaluate(self, day: date) -> None:
         store, snapshot = ModelStore(self.home), snapshot_of(self.home, day)

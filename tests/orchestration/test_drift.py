@@ -26,9 +26,9 @@ PROMISED = 0.20
 def champion(home: Home, day: date = TRAINED) -> str:
     """A model that serves from `day` on, with what its evaluation promised."""
     store = ModelStore(home)
-    folder = store.stage()
-    (folder / "config.json").write_text(f'{{"day": "{day}"}}')
-    version = store.seal(folder, day)
+    with store.stage() as folder:
+        (folder / "config.json").write_text(f'{{"day": "{day}"}}')
+        version = store.seal(folder, day)
     store.promote(day, version, promoted=True, reasons=["better than the best baseline"])
     methods = {
         "nightshelf": {"ndcg@10": 2 * PROMISED},  # before the shop's rules

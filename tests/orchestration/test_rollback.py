@@ -26,9 +26,9 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
 def champions(home: Home, nights: int) -> list[str]:
     store, versions = ModelStore(home), []
     for n in range(nights):
-        folder = store.stage()
-        (folder / "recommender.json").write_text(f'{{"night": {n}}}')
-        versions.append(store.seal(folder, DAY + timedelta(n)))
+        with store.stage() as folder:
+            (folder / "recommender.json").write_text(f'{{"night": {n}}}')
+            versions.append(store.seal(folder, DAY + timedelta(n)))
         store.promote(DAY + timedelta(n), versions[-1], True, ["better"])
     return versions
 

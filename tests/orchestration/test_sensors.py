@@ -152,7 +152,7 @@ def noon() -> Iterator[None]:
 @pytest.fixture
 def open_shop(home: Home, instance: dg.DagsterInstance, noon: None) -> Home:
     """Logs have come, and the days before the first night are in tables."""
-    put_rows(home, "first", [SHOP.first_day])
+    put_rows(home, "first", days_between(SHOP.first_day, NOON.date()))
     assert SHOP.first_night is not None
     materialize(instance, LABELS, *days_between(SHOP.first_day, SHOP.first_night - timedelta(days=1)))
     return home
@@ -179,10 +179,33 @@ def test_all_missing_nights_are_asked_for_oldest_first(open_shop: Home, instance
     assert not requests and "Every night up to 2026-01-24" in reason
 
 
+def test_forty_nights_of_downtime_are_made_up_to_the_last(home: Home, instance: dg.DagsterInstance) -> None:
+    """All of them asked for at once, oldest first; the queue lets them through one at a time."""
+    off = days_between(date(2026, 1, 20), date(2026, 2, 28))
+    put_rows(home, "first", days_between(SHOP.first_day, off[-1]))
+    materialize(instance, LABELS, *days_between(*jan(5, 11)))
+    materialize(instance, SHELF, *days_between(*jan(12, 19)))
+    back = datetime(2026, 3, 1, 9, 30, tzinfo=SHOP.zone)
+    with freeze_time(back):
+        assert missed(instance) == [("nightly", str(day)) for day in off]
+        for day in off[:5]:
+            under_way(instance, "nightly", dg.DagsterRunStatus.QUEUED, **{"dagster/partition": str(day)})
+        materialize(instance, SHELF, *off[5:10])
+        assert missed(instance) == [("nightly", str(day)) for day in off[10:]]
+
+
+def test_nights_wait_where_logs_no_longer_come(home: Home, instance: dg.DagsterInstance, noon: None) -> None:
+    put_rows(home, "first", days_between(*jan(5, 15)))
+    materialize(instance, LABELS, *days_between(*jan(5, 11)))
+    assert missed(instance) == nights(12, 18)  # for three days a shop may be closed, or its tracker broken
+    put_rows(home, "later", jan(22))
+    assert missed(instance) == nights(12, 24)
+
+
 def test_nights_begin_when_there_are_days_to_learn_from(
     home: Home, instance: dg.DagsterInstance, noon: None
 ) -> None:
-    put_rows(home, "first", jan(20))
+    put_rows(home, "first", jan(20, 24))
     assert missed(instance) == nights(22, 24)
 
 
@@ -253,7 +276,7 @@ def test_a_night_under_way_is_left_alone(
 def test_before_two_o_clock_yesterday_belongs_to_the_schedule(
     home: Home, instance: dg.DagsterInstance
 ) -> None:
-    put_rows(home, "first", jan(5))
+    put_rows(home, "first", days_between(*jan(5, 24)))
     materialize(instance, LABELS, *days_between(date(2026, 1, 5), date(2026, 1, 11)))
     materialize(instance, SHELF, *days_between(date(2026, 1, 12), date(2026, 1, 23)))
     with freeze_time(datetime(2026, 1, 25, 1, 59, tzinfo=SHOP.zone)):
@@ -288,7 +311,7 @@ def test_a_night_that_fails_rests_is_tried_again_and_then_left_to_people(
 def test_the_days_before_the_first_night_are_brought_into_tables_first(
     home: Home, instance: dg.DagsterInstance, noon: None
 ) -> None:
-    put_rows(home, "first", jan(5))
+    put_rows(home, "first", jan(5, 24))
     assert missed(instance) == [("warehouse", "tables-2026-01-05-2026-01-11")]
     _, cursor, _ = look(sensors.missed_nights, instance)
     requests, _, _ = look(sensors.missed_nights, instance, cursor)

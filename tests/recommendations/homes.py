@@ -34,9 +34,9 @@ def make_night(home: Home, world: World) -> Scores:
     """Snapshot, sealed bundle, champion and scores of the world's last day."""
     snapshot = write_snapshot(Marts(world), world.cut_off, 28, home.snapshots)
     store = ModelStore(home)
-    folder = store.stage()
-    fit(world).fitted.write(folder)
-    version = store.seal(folder, world.cut_off)
+    with store.stage() as folder:
+        fit(world).fitted.write(folder)
+        version = store.seal(folder, world.cut_off)
     store.promote(world.cut_off, version, True, ["Better than the best baseline."])
     return score_night(home, world, snapshot, version)
 

@@ -90,13 +90,13 @@ def train(home: Home, world: World, encoder: Path, weights: dict[str, float] | N
     """Snapshot and sealed candidate of the world's last day, with the weights that it finds, or these."""
     snapshot = write_snapshot(Marts(world), world.cut_off, 28, home.snapshots)
     store = ModelStore(home)
-    folder = store.stage()
-    shutil.copytree(encoder, folder / "encoder")
-    items = snapshot.table("items").select(["item_id", "text"]).to_pydict()
-    vectors = item_vectors(folder / "encoder", items["text"], home.vectors)
-    made = fit(world, Interactions.of(snapshot, vectors, items["item_id"]))
-    (weighed(made, **weights) if weights else made).fitted.write(folder)
-    return store.seal(folder, world.cut_off)
+    with store.stage() as folder:
+        shutil.copytree(encoder, folder / "encoder")
+        items = snapshot.table("items").select(["item_id", "text"]).to_pydict()
+        vectors = item_vectors(folder / "encoder", items["text"], home.vectors)
+        made = fit(world, Interactions.of(snapshot, vectors, items["item_id"]))
+        (weighed(made, **weights) if weights else made).fitted.write(folder)
+        return store.seal(folder, world.cut_off)
 
 
 def run(day: object, instance: dg.DagsterInstance) -> dg.ExecuteInProcessResult:
@@ -168,9 +168,9 @@ def test_a_worse_candidate_is_refused_in_words_and_the_incumbent_serves(home, en
 def test_a_champion_of_another_version_of_nightshelf_gives_way(home, encoder):
     """After an upgrade the model that serves may be of a format nobody reads any more."""
     store, before = ModelStore(home), as_of(WORLD, 5).cut_off
-    folder = store.stage()
-    (folder / "recommender.json").write_text('{"format": 1}')
-    outdated = store.seal(folder, before)
+    with store.stage() as folder:
+        (folder / "recommender.json").write_text('{"format": 1}')
+        outdated = store.seal(folder, before)
     store.promote(before, outdated, True, ["it was good then"])
     poor = train(home, WORLD, encoder, POOR)
     result = run(WORLD.cut_off, dg.DagsterInstance.ephemeral())

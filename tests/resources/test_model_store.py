@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
-import time
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -25,12 +23,12 @@ def store(tmp_path: Path) -> ModelStore:
 
 
 def sealed(store: ModelStore, day: date = D, content: str = "a") -> str:
-    folder = store.stage()
-    (folder / "encoder").mkdir()
-    (folder / "encoder" / "model.safetensors").write_bytes(b"weights " + content.encode())
-    (folder / "config.json").write_text(json.dumps({"content": content}))
-    (folder / "README.md").write_text("# card")
-    return store.seal(folder, day)
+    with store.stage() as folder:
+        (folder / "encoder").mkdir()
+        (folder / "encoder" / "model.safetensors").write_bytes(b"weights " + content.encode())
+        (folder / "config.json").write_text(json.dumps({"content": content}))
+        (folder / "README.md").write_text("# card")
+        return store.seal(folder, day)
 
 
 def test_a_bundle_comes_back_as_it_was_sealed(store: ModelStore) -> None:
@@ -70,9 +68,9 @@ def test_a_changed_byte_is_refused_by_name_and_sealing_again_mends_it(store: Mod
 def test_a_rewritten_manifest_does_not_help_a_forger(store: ModelStore) -> None:
     version = sealed(store)
     folder = store.path(version)
-    forged = store.stage()
-    (forged / "config.json").write_text("{}")
-    other = store.path(store.seal(forged, D))
+    with store.stage() as forged:
+        (forged / "config.json").write_text("{}")
+        other = store.path(store.seal(forged, D))
     (folder / "manifest.json").write_bytes((other / "manifest.json").read_bytes())
     with pytest.raises(TamperedBundleError, match=r"manifest\.json is not the one"):
         store.path(version)
@@ -98,10 +96,10 @@ def test_missing_and_added_files_are_refused(store: ModelStore) -> None:
     "name", ["model.pkl", "pytorch_model.bin", "model.pt", "head.joblib", "vectors.npy", "run.py"]
 )
 def test_what_could_run_code_is_refused(store: ModelStore, name: str) -> None:
-    folder = store.stage()
-    (folder / name).write_bytes(b"x")
-    with pytest.raises(BundleError, match=name):
-        store.seal(folder, D)
+    with store.stage() as folder:
+        (folder / name).write_bytes(b"x")
+        with pytest.raises(BundleError, match=name):
+            store.seal(folder, D)
     version = sealed(store)
     (store.path(version) / name).write_bytes(b"x")
     with pytest.raises(TamperedBundleError, match=name):
@@ -109,20 +107,22 @@ def test_what_could_run_code_is_refused(store: ModelStore, name: str) -> None:
 
 
 def test_links_and_nothing_are_refused(store: ModelStore, tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match="empty"):
-        store.seal(store.stage(), D)
-    folder = store.stage()
-    (tmp_path / "elsewhere.json").write_text("{}")
-    (folder / "link.json").symlink_to(tmp_path / "elsewhere.json")
-    with pytest.raises(BundleError, match="no links"):
-        store.seal(folder, D)
+    with store.stage() as folder:
+        with pytest.raises(BundleError, match="empty"):
+            store.seal(folder, D)
+        (tmp_path / "elsewhere.json").write_text("{}")
+        (folder / "link.json").symlink_to(tmp_path / "elsewhere.json")
+        with pytest.raises(BundleError, match="no links"):
+            store.seal(folder, D)
 
 
-def test_what_a_killed_training_left_is_swept_in_time(store: ModelStore) -> None:
-    old, young = store.stage(), store.stage()
-    os.utime(old, (time.time() - 3 * 24 * 3600,) * 2)
-    store.stage()
-    assert (old.exists(), young.exists()) == (False, True)
+def test_a_training_sweeps_what_a_killed_one_left_and_nothing_of_one_at_work(store: ModelStore) -> None:
+    staging = store.folder / ".staging"
+    left = staging / ".work.0123abcd.making"
+    (left / "bundle").mkdir(parents=True)
+    with store.stage() as one, store.stage() as other:
+        assert one.exists() and other.exists() and not left.exists()
+    assert not any(staging.iterdir())
 
 
 def test_nobody_serves_before_the_first_promotion(store: ModelStore) -> None:
