@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import re
 import signal
 import subprocess
 import sys
@@ -30,6 +31,7 @@ from assets.logs.sources import FileSpec
 
 HEADER = "user,item,code,at,price"
 BERLIN = ZoneInfo("Europe/Berlin")
+CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f]")
 
 CSV = FileSpec.model_validate(
     {
@@ -232,7 +234,8 @@ def test_json_lines_add_up_and_good_ones_are_kept(lines: list[str]) -> None:
             not isinstance(price, int | float | str) or price_of(str(price)) is None
         )
         usable = found.get("user") not in (None, "") and item and found.get("code") and not bad_price
-        if usable and instant_of(found.get("at") or "") is not None:
+        plain = not CONTROL.search(str(found.get("item") or ""))
+        if usable and plain and instant_of(found.get("at") or "") is not None:
             loaded.append((number, item))
     if not lines or lines == [""]:
         return  # an empty file, refused as a whole: see test_raw_zone

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
 import os
 import stat
 from collections.abc import Callable
 from dataclasses import replace
-from multiprocessing.synchronize import Event as Flag
 from pathlib import Path
 
 import duckdb
@@ -366,46 +364,3 @@ def test_reading_before_anything_is_published_says_what_to_do(home):
     for read in (lambda: recommendations_for(home, "k1:x"), lambda: undo(home)):
         with pytest.raises(NoShelfError):
             read()
-
-
-def read_on(file: str, stop: Flag, ready: Flag, results: multiprocessing.Queue) -> None:
-    reads, wrong = 0, []
-    while not stop.is_set():
-        try:
-            with duckdb.connect(file, read_only=True) as connection:
-                (told,) = connection.execute("SELECT rows FROM nights").fetchall()[0]
-                (there,) = connection.execute("SELECT count(*) FROM recommendations").fetchall()[0]
-                days = connection.execute("SELECT DISTINCT day FROM recommendations").fetchall()
-                if told != there or days != connection.execute("SELECT day FROM nights").fetchall():
-                    wrong.append(f"{told} rows told, {there} there, days {days}")
-        except Exception as error:  # any failure of a reader is the finding
-            wrong.append(repr(error))
-        reads += 1
-        ready.set()
-    results.put((reads, wrong))
-
-
-def test_readers_never_meet_a_lock_or_half_a_shelf(home):
-    """Two processes read in a loop while fifty shelves are published and some are undone."""
-    for days in (3, 4, 5):
-        make_night(home, as_of(WORLD, days))
-    publish(home, WORLD.day(2))
-    context = multiprocessing.get_context("spawn")
-    stop, results = context.Event(), context.Queue()
-    ready = [context.Event() for _ in range(2)]
-    readers = [
-        context.Process(target=read_on, args=(str(home.published), stop, flag, results)) for flag in ready
-    ]
-    for reader in readers:
-        reader.start()
-    assert all(flag.wait(60) for flag in ready)
-    for n in range(50):
-        publish(home, WORLD.day(2 + n % 3))
-        if n % 10 == 9:
-            undo(home)
-    stop.set()
-    found = [results.get(timeout=60) for _ in readers]
-    for reader in readers:
-        reader.join(60)
-    assert [wrong for _, wrong in found] == [[], []]
-    assert min(reads for reads, _ in found) > 20
