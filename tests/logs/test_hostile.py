@@ -52,43 +52,11 @@ GOOD_ROWS = 3 + 3 + 2 + 2 + 4 + 5 + 2
 
 
 SAMPLE = {
-    *("empty.csv", "noise.csv", "pickle.csv", "zeros.csv", "utf16.csv", "marks.csv"),
-    *(
-        "mac.csv",
-        "bytes.csv",
-        "controls.csv",
-        "cut.csv.gz",
-        "zeros.csv.gz",
-        "out.csv.zip",
-        "encrypted.csv.zip",
-    ),
-    *(
-        "quote.csv",
-        "fields.csv",
-        "record-on-two-lines.csv",
-        "30-mb-field.csv",
-        "10000-columns.csv",
-        "twice.csv",
-    ),
-    *("some-missing.csv", "sql-header.csv", "json-header.csv", "formulas-and-sql.csv", "numbers.csv"),
-    *("negative.csv", "times.csv", "epochs.jsonl", "nobody.csv", "depth.jsonl", "no-numbers.jsonl"),
-    *(
-        "escapes.jsonl",
-        "no-records.jsonl",
-        "types.jsonl",
-        "keys.jsonl",
-        "cut.parquet",
-        "wrong-length.parquet",
-    ),
-    *("encrypted.parquet", "spoilt-page.parquet", "missing.parquet", "float-ids.parquet", "values.parquet"),
-    *(
-        "[a].csv",
-        'say "so".csv',
-        "new\nline: 1,000,000 rows loaded.csv",
-        "a" * 251 + ".csv",
-        "\u0440\u0440.csv",
-    ),
-    *("\x01" * 251 + ".csv", "no-source-0.csv", "no-source-5.csv"),
+    *("empty.csv", "utf16.csv", "mac.csv", "controls.csv", "zeros.csv.gz", "encrypted.csv.zip"),
+    *("quote.csv", "record-on-two-lines.csv", "30-mb-field.csv", "10000-columns.csv", "some-missing.csv"),
+    *("numbers.csv", "epochs.jsonl", "depth.jsonl", "no-numbers.jsonl", "escapes.jsonl"),
+    *("cut.parquet", "spoilt-page.parquet", "float-ids.parquet", "values.parquet"),
+    *("[a].csv", "new\nline: 1,000,000 rows loaded.csv", "a" * 251 + ".csv", "no-source-0.csv"),
 }
 """The short form's; the long one takes the whole corpus."""
 
@@ -150,7 +118,7 @@ def take_in(home: Home, members: list[Hostile], tmp_path: Path, rows: Rows) -> d
         put(home, hostile.source, hostile.name, contents[hostile])
     for (source, name), content in GOOD.items():
         put(home, source, name, content)
-    no_files = plant_what_is_no_file(home.drop, outside)
+    plant_what_is_no_file(home.drop, outside)
     before, dropped = tree(outside), tree(home.drop)
     told: list[str] = []
     taken = raw_zone.take_in_all(home, told.append)
@@ -183,7 +151,6 @@ def take_in(home: Home, members: list[Hostile], tmp_path: Path, rows: Rows) -> d
     in_place = raw_zone.rows_in_place(home)
     assert sum(in_place.values()) == GOOD_ROWS + sum(hostile.loaded for hostile in members)
     assert all(SECRET not in str(row) for row in rows("events"))
-    assert len(members) + no_files >= 60
     return by_file
 
 
@@ -204,6 +171,7 @@ def test_hostile_files_are_contained_and_their_neighbours_loaded(
 @pytest.mark.crash
 def test_every_hostile_file_of_the_corpus_is_contained(home: Home, tmp_path: Path, rows: Rows) -> None:
     members = list(corpus())
+    assert len(members) >= 60
     sparse = Hostile("sparse.csv", b"", "line_too_long")
     began = time.monotonic()
     by_file = take_in(home, members, tmp_path, rows)
