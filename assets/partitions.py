@@ -26,6 +26,7 @@ def nights_of(shop: Shop) -> dg.DailyPartitionsDefinition:
 
 
 nights = nights_of(SHOP)
+"""Those of this home's shop."""
 
 look_back = dg.TimeWindowPartitionMapping(
     start_offset=-(SHOP.history_days - 1), end_offset=0, allow_nonexistent_upstream_partitions=True

@@ -17,6 +17,7 @@ from orchestration.instance import instance_of, prepare_instance
 from orchestration.meter import Meter
 from orchestration.nights import days_between, last_ended_day
 from orchestration.runs import StepChange, of_day, of_window
+from resources.aside import replacing
 from resources.home import Home, Shop
 
 if TYPE_CHECKING:
@@ -218,6 +219,5 @@ def _short(path: Path) -> str:
 
 
 def _write(file: Path, content: dict[str, Any]) -> None:
-    aside = file.with_suffix(".tmp")
-    aside.write_text(json.dumps(content, indent=2, ensure_ascii=False, default=str), encoding="utf-8")
-    aside.replace(file)
+    with replacing(file) as aside:
+        aside.write_text(json.dumps(content, indent=2, ensure_ascii=False, default=str), encoding="utf-8")

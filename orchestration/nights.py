@@ -54,14 +54,17 @@ def first_night(shop: Shop) -> date:
 
 def last_ended_day(shop: Shop, now: datetime) -> date:
     """The newest day that is over on the shop's clock."""
-    yesterday = now.astimezone(shop.zone).date() - timedelta(days=1)
-    return min(yesterday, shop.last_day) if shop.last_day else yesterday
+    return _with_logs(shop, now.astimezone(shop.zone).date() - timedelta(days=1))
 
 
 def last_due_night(shop: Shop, now: datetime) -> date:
     """The newest day whose night the schedule has already had its turn to run."""
     today = now.astimezone(shop.zone).date()
-    day = today - timedelta(days=1 if now >= turn(shop, today) else 2)
+    return _with_logs(shop, today - timedelta(days=1 if now >= turn(shop, today) else 2))
+
+
+def _with_logs(shop: Shop, day: date) -> date:
+    """`day`, or the shop's last day if that is earlier."""
     return min(day, shop.last_day) if shop.last_day else day
 
 

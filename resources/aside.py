@@ -32,9 +32,14 @@ def replacing(file: Path) -> Iterator[Path]:
 
 @contextmanager
 def work_folder(parent: Path) -> Iterator[Path]:
-    """A hidden empty folder in `parent`; what is still in it when the block ends is removed with it."""
+    """An empty folder in a hidden one in `parent`, to be filled and put in place by a rename.
+
+    When the block ends, what is left in it or was moved beside it is removed.
+    """
     with _claimed(parent, "work", Path.mkdir) as (aside, _):
-        yield aside
+        folder = aside / "new"
+        folder.mkdir()
+        yield folder
 
 
 @contextmanager

@@ -18,8 +18,8 @@ import errno
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -94,16 +94,12 @@ class ModelStore:
     def __init__(self, home: Home) -> None:
         self.folder = home.models
 
-    @contextmanager
-    def stage(self) -> Iterator[Path]:
+    def stage(self) -> AbstractContextManager[Path]:
         """A fresh empty folder to build a bundle in; on the same file system, so that sealing is a rename.
 
         It is gone when the block ends, and what killed trainings have left is removed when it begins.
         """
-        with work_folder(self.folder / ".staging") as work:
-            folder = work / "bundle"
-            folder.mkdir()
-            yield folder
+        return work_folder(self.folder / ".staging")
 
     def seal(self, folder: Path, day: date) -> str:
         """Write the manifest of a staged folder and put it in place as the candidate of `day`.

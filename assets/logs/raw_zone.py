@@ -43,6 +43,7 @@ from assets.logs.drop import (
 )
 from assets.logs.lines import LARGEST, FileRefusedError
 from assets.logs.sources import FileSpec, Ignored, Source, read_sources
+from resources.aside import replacing
 from resources.crash import crash_point
 from resources.home import Home
 from resources.identity import IdentityKey
@@ -370,10 +371,9 @@ class _RawZone:
     def remember(self) -> None:
         """Forget files that are gone, and put the cache in place."""
         there = {self._path(file) for file in plain_files(self.home.drop)}
-        aside = self.seen_file.with_suffix(".tmp")
-        _write_json(aside, {path: mark for path, mark in sorted(self.seen.items()) if path in there})
-        crash_point("ingest.cache_written")
-        aside.replace(self.seen_file)
+        with replacing(self.seen_file) as aside:
+            _write_json(aside, {path: mark for path, mark in sorted(self.seen.items()) if path in there})
+            crash_point("ingest.cache_written")
 
     def _digest(self, file: Path) -> str:
         """SHA-256 of the content, hexadecimal; of a file that is too large to be read, of its mark."""

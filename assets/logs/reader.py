@@ -283,7 +283,7 @@ class Reader:
                     + (f": is it {near[column][0]!r}?" if near[column] else "")
                     for column in missing
                 )
-                + ("" if any(near.values()) else ". Is its first line a header?").replace("??", "?")
+                + ("" if any(near.values()) else ". Is its first line a header?")
                 + f" Correct the columns of source {self.job['source']}, or the file.",
                 missing[0],
             )

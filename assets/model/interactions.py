@@ -119,6 +119,11 @@ class Sequences:
         again[first] = False
         return cls(start, item, log.level[order], gap, again)
 
+    @cached_property
+    def events(self) -> Ints:
+        """Events of each item, up to the last one that has any."""
+        return np.bincount(self.item)
+
     def newest(self, users: Ints, length: int) -> tuple[Ints, Ints]:
         """First and last-plus-one event of each user's newest `length`."""
         return np.maximum(self.start[users], self.start[users + 1] - length), self.start[users + 1]

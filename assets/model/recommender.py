@@ -84,13 +84,11 @@ SIMILAR = pa.schema(
 )
 
 Values = Mapping[str, float | str]
+Log = Callable[[str], None]
 
 
 class OutdatedModelError(ValueError):
     """The bundle was made by another version of Nightshelf; the message says what to do."""
-
-
-Log = Callable[[str], None]
 
 
 @dataclass(frozen=True)

@@ -387,8 +387,8 @@ class SequenceTrainer:
         Half are drawn by how often they are met, half evenly. An item that nobody met is never drawn: it
         would learn that its words are a reason not to be met.
         """
-        events = np.bincount(sequences.item)
-        met, draws = np.flatnonzero(events), self.config.negatives
+        events, draws = sequences.events, self.config.negatives
+        met = np.flatnonzero(events)
         if len(met) <= 2 * draws:
             return met, np.ones(len(met))
         often = sequences.item[self.random.integers(0, len(sequences.item), draws)]

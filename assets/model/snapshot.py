@@ -157,9 +157,7 @@ def write_snapshot(warehouse: Reader, cut_off: date, history_days: int, snapshot
         SnapshotError: there are no events in those days.
     """
     first = cut_off - timedelta(days=history_days - 1)
-    with work_folder(snapshots) as work:
-        aside = work / "new"
-        aside.mkdir()
+    with work_folder(snapshots) as aside:
         crash_point("snapshot.begun")
         with warehouse.read() as connection:
             connection.begin()  # all tables as of one moment

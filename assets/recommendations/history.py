@@ -21,6 +21,7 @@ from assets.model.evaluation import CANDIDATE, INCUMBENT, SHELF, Evaluation, Int
 from assets.model.promotion import evaluations
 from assets.recommendations.outcomes import outcomes_until
 from assets.recommendations.scoring import Scores
+from resources.aside import replacing
 from resources.home import Home
 from resources.model_store import ModelStore
 
@@ -237,14 +238,11 @@ def write_history(found: History, picture: Path, names: Mapping[str, str] | None
     Returns:
         the file with the figures.
     """
-    picture.parent.mkdir(parents=True, exist_ok=True)
     figures = picture.with_suffix(".json")
-    aside = picture.with_name(f".{picture.name}.tmp")
-    history_chart(found, names).savefig(aside, format="png", dpi=130, bbox_inches="tight")
-    aside.replace(picture)
-    aside = figures.with_name(f".{figures.name}.tmp")
-    aside.write_text(json.dumps(_as_json(found), indent=2) + "\n", encoding="utf-8")
-    aside.replace(figures)
+    with replacing(picture) as aside:
+        history_chart(found, names).savefig(aside, format="png", dpi=130, bbox_inches="tight")
+    with replacing(figures) as aside:
+        aside.write_text(json.dumps(_as_json(found), indent=2) + "\n", encoding="utf-8")
     return figures
 
 

@@ -19,6 +19,11 @@ from assets.recommendations.shelf import EVERYONE, NoShelfError, published, user
 from resources.home import Home
 from resources.model_store import MANIFEST
 
+PUBLISHED = (
+    *("day", "user_key", "item_id", "title", "rank", "score", "p_browse", "p_click", "p_purchase"),
+    *("reason", "reason_item_id", "model_version", "snapshot_id"),
+)
+"""Columns of a published row that are told as they are."""
 MOST_EVENTS = 20
 """Of the shopper's own events."""
 MOST_OTHERS = 5
@@ -134,10 +139,7 @@ def explain(home: Home, user: str, item: str) -> Explanation:
     gone = [] if promoted_on else ["The record of when it became champion, and why, has been removed since."]
     if not (home.models / row["model_version"] / MANIFEST).exists():
         gone.append(f"The model's bundle {row['model_version']} has been removed since.")
-    told = {name: row[name] for name in ("day", "user_key", "item_id", "title", "rank", "score", "reason")}
-    told |= {name: row[name] for name in ("p_browse", "p_click", "p_purchase", "reason_item_id")}
-    told |= {name: row[name] for name in ("model_version", "snapshot_id")}
-    told |= {"promoted_on": promoted_on, "gate": gate}
+    told = {name: row[name] for name in PUBLISHED} | {"promoted_on": promoted_on, "gate": gate}
     try:
         snapshot = Snapshot.load(home.snapshots / row["snapshot_id"])
     except FileNotFoundError:

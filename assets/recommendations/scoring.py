@@ -100,9 +100,7 @@ def write_scores(
     tables = {RECOMMENDATIONS: _stamped(recommendations, day, model_version, snapshot_id)}
     tables[SIMILAR] = recommender.similar_items(SIMILAR_PER_ITEM)
     crash_point("score.scored")
-    with work_folder(home.scores) as work:
-        aside = work / "new"
-        aside.mkdir()
+    with work_folder(home.scores) as aside:
         for file, table in tables.items():
             pq.write_table(table, aside / file, compression="zstd")
             crash_point("score.table_written")

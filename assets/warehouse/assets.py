@@ -54,6 +54,7 @@ class Dbt(DbtCliResource):
         return Version(version_of("dbt-core"))
 
 
+# The rest of COMMAND goes before dbt's own words: so dbt is started by what ends it with this process.
 RESOURCES = {"dbt": Dbt(project_dir=str(DBT), dbt_executable=COMMAND[0], global_config_flags=[*COMMAND[1:]])}
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import textwrap
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from orchestration.nights import last_ended_day
 from resources.home import Home, Shop
 from resources.identity import IdentityKey
 
+ROOT = Path(__file__).parents[2]
 COMMAND = Path(sys.executable).parent / "nightshelf"
 LAST = last_ended_day(Shop(), datetime.now(UTC))
 FIRST = LAST - timedelta(days=5)
@@ -26,6 +29,20 @@ def small_shop(folder: Path) -> Home:
     simulate(home, start=FIRST, days=6, seed=1, shoppers=200, products=200)
     IdentityKey.load(home)
     return home
+
+
+def driven(script: str, folder: Path) -> subprocess.Popen[str]:
+    """A Python script that drives a run, in a session of its own, so that all of it can be killed at once."""
+    (folder / "driven.py").write_text(textwrap.dedent(script))
+    return subprocess.Popen(
+        [sys.executable, "driven.py"],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+    )
 
 
 def nightshelf(home: Home, *words: str) -> str:

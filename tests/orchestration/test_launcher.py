@@ -20,8 +20,8 @@ from orchestration.instance import instance_of, prepare_instance
 from orchestration.launcher import fail_lost_runs, is_lost, run_lease
 from orchestration.nights import attempts_of_night
 from resources.home import Home
+from tests.orchestration.shops import driven
 
-ROOT = Path(__file__).parents[2]
 DAY = date(2026, 1, 12)
 
 SLOW = """
@@ -50,16 +50,7 @@ if __name__ == "__main__":
 def killed(home: Home, tmp_path: Path) -> str:
     """A run that was at work when its process was killed: its id."""
     prepare_instance(home)
-    (tmp_path / "slow_night.py").write_text(SLOW)
-    process = subprocess.Popen(
-        [sys.executable, "slow_night.py"],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        start_new_session=True,
-    )
+    process = driven(SLOW, tmp_path)
     assert process.stdout is not None and process.stdout.readline() == "at work\n"
     with instance_of(home) as instance:
         (run,) = instance.get_runs()

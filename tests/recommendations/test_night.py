@@ -9,8 +9,6 @@ import dagster as dg
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import torch
-from transformers import BertConfig, BertModel
 
 from assets.model import assets as model
 from assets.model import checks as model_checks
@@ -26,8 +24,8 @@ from assets.recommendations.scoring import RECOMMENDATIONS, Scores
 from assets.recommendations.shelf import recommendations_for
 from resources.home import Home
 from resources.model_store import ModelStore
-from resources.text_encoder import load_encoder
 from resources.warehouse import Warehouse
+from tests.model.little_shop import tiny_encoder
 from tests.model.worlds import Event, World, fit, weighed
 from tests.recommendations.homes import Marts, as_of, fill, make_home
 
@@ -61,20 +59,7 @@ GOOD, POOR = {"revisit": 4.0, "popularity_7d": 1.0}, {"popularity": 1.0}
 
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A real encoder of the default's kind, with one small layer and weights nobody has trained."""
-    folder = tmp_path_factory.mktemp("encoder")
-    _, tokenizer = load_encoder("default")
-    torch.manual_seed(0)
-    config = BertConfig(
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=32,
-        vocab_size=len(tokenizer),
-    )
-    BertModel(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    return tiny_encoder(tmp_path_factory.mktemp("encoder") / "tiny")
 
 
 @pytest.fixture

@@ -16,7 +16,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import pytest
 
 from assets.logs.raw_zone import take_in_all
@@ -28,7 +27,7 @@ from resources.warehouse import Warehouse
 from tests.model.little_shop import D, little_warehouse, tiny_encoder
 from tests.recommendations.homes import as_of, fill, make_home, make_night, some_world
 from tests.reliability.crash_driver import STAGES
-from tests.warehouse.raw_rows import RawZone
+from tests.warehouse.raw_rows import RawZone, fingerprints
 from tests.warehouse.weekend import FIRST as WEEKEND
 from tests.warehouse.weekend import fill as fill_weekend
 
@@ -275,7 +274,7 @@ def holdings(home: Home) -> dict[str, str]:
 
 def _digest(file: Path) -> str:
     if file.suffix == ".duckdb":
-        return str(tables(file))
+        return str(fingerprints(file))
     content = file.read_bytes()
     if file.name == "outcome.json" or file.parent.name == "rollbacks":
         content = json.dumps(_timeless(json.loads(content or b"{}"))).encode()
@@ -286,25 +285,6 @@ def _timeless(entry: Any) -> Any:
     if isinstance(entry, list):
         return [_timeless(one) for one in entry]
     return {name: value for name, value in entry.items() if name not in VOLATILE}
-
-
-def tables(file: Path) -> dict[str, tuple[Any, ...]]:
-    """Rows and an order-free hash of every table, and of the marts' views; not the time of publication."""
-    with duckdb.connect(str(file), read_only=True) as connection:
-        names = connection.execute(
-            "SELECT table_schema || '.' || table_name FROM information_schema.tables "
-            "WHERE table_type = 'BASE TABLE' OR table_schema = 'marts' ORDER BY ALL"
-        ).fetchall()
-        return {
-            name: connection.execute(
-                f"SELECT count(*), sum(hash(t)::HUGEINT) FROM (SELECT {_columns(name)} FROM {name}) AS t"
-            ).fetchall()[0]
-            for (name,) in names
-        }
-
-
-def _columns(table: str) -> str:
-    return "* EXCLUDE (published_at)" if table == "main.nights" else "*"
 
 
 class Readers:
@@ -332,7 +312,7 @@ class Readers:
         while True:
             last = self._over.is_set()
             try:
-                self.seen.add(str(tables(self.home.published)))
+                self.seen.add(str(fingerprints(self.home.published)))
                 self.reads += 1
             except Exception as error:
                 self.errors.append(str(error))

@@ -8,7 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, timedelta
@@ -91,24 +91,6 @@ def size_of(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
-def tables(file: Path, leave: Sequence[str] = ("published_at",)) -> dict[str, tuple[object, ...]]:
-    """Rows and an order-free hash of every table in a DuckDB file; empty where there is none."""
-    if not file.exists():
-        return {}
-    with duckdb.connect(str(file), read_only=True) as connection:
-        names = connection.execute(
-            "SELECT schema_name || '.' || table_name FROM duckdb_tables() ORDER BY 1"
-        ).fetchall()
-        gone = ", ".join(f"'{column}'" for column in leave)
-        return {
-            name: connection.execute(
-                f"SELECT count(*), sum(hash(t)::HUGEINT) FROM "
-                f"(SELECT COLUMNS(c -> c NOT IN ({gone})) FROM {name}) AS t"
-            ).fetchall()[0]
-            for (name,) in names
-        }
-
-
 def raw_rows(home: Home) -> tuple[object, ...]:
     """Rows and an order-free hash of all events that were taken in, and of all that were refused."""
     with duckdb.connect() as connection:
@@ -152,6 +134,7 @@ def shop_with_model(root: Path) -> tuple[Home, date]:
     from assets.recommendations.scoring import score
     from assets.recommendations.shelf import publish
     from resources.warehouse import Warehouse
+    from tests.model.little_shop import tiny_encoder
     from tests.recommendations.homes import as_of, fill, make_home
     from tests.recommendations.test_night import hits, train
 
@@ -168,24 +151,3 @@ def shop_with_model(root: Path) -> tuple[Home, date]:
     train(home, world, encoder)
     shutil.rmtree(encoder)
     return home, world.cut_off
-
-
-def tiny_encoder(folder: Path) -> Path:
-    """A real encoder of the default's kind, with one small layer and weights nobody has trained."""
-    import torch
-    from transformers import BertConfig, BertModel
-
-    from resources.text_encoder import load_encoder
-
-    _, tokenizer = load_encoder("default")
-    torch.manual_seed(0)
-    config = BertConfig(
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=32,
-        vocab_size=len(tokenizer),
-    )
-    BertModel(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder

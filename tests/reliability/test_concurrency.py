@@ -23,8 +23,8 @@ from assets.logs.raw_zone import outcomes, take_in_all
 from assets.logs.simulator import simulate
 from resources.home import Home, Shop
 from resources.identity import IdentityKey
-from tests.reliability.limits_homes import PROJECT, raw_rows, tables
-from tests.warehouse.raw_rows import dbt
+from tests.reliability.limits_homes import PROJECT, raw_rows
+from tests.warehouse.raw_rows import dbt, fingerprints
 
 COMMAND = Path(sys.executable).parent / "nightshelf"
 FIRST, DAYS = date(2026, 1, 5), 34
@@ -84,8 +84,8 @@ def made(home: Home) -> dict[str, object]:
     """Hashes of everything that people and models read, apart from when it was made."""
     return {
         "raw": raw_rows(home),
-        "warehouse": tables(home.warehouse),
-        "published": tables(home.published),
+        "warehouse": fingerprints(home.warehouse),
+        "published": fingerprints(home.published),
     }
 
 
@@ -160,7 +160,7 @@ def test_a_backfill_a_night_new_files_and_readers_at_once_equal_one_after_anothe
     assert len(came) == PARTS and min(day for outcome in came for day in outcome.days) > str(MONTH)
     apart = time.monotonic() - began
     wanted = made(one)
-    before, after = tables(backfilled.published), wanted["published"]
+    before, after = fingerprints(backfilled.published), wanted["published"]
     assert before != after
 
     began = time.monotonic()
@@ -203,7 +203,7 @@ def read_on(file: Path, allowed: Sequence[object], stop, queue) -> None:
     reads, wrong = 0, []
     while not stop.is_set():
         try:
-            if tables(file) not in allowed:
+            if fingerprints(file) not in allowed:
                 wrong.append("neither the night before nor the new one")
         except duckdb.Error as error:
             wrong.append(repr(error))
@@ -247,7 +247,7 @@ def test_a_month_in_one_run_in_chunks_and_day_by_day_is_the_same_month(tmp_path)
         began = time.monotonic()
         for first, last in windows:
             dbt(copy, "build", first, last, *QUICK)
-        found[name] = tables(copy.warehouse)
+        found[name] = fingerprints(copy.warehouse)
         print(f"\n{name:28} {len(windows):3} runs of dbt {time.monotonic() - began:6.0f} s", end="")
     assert found["chunks of a week, shuffled"] == found["one run"] == found["day by day"]
     assert len(found["one run"]) > 10
@@ -336,7 +336,7 @@ def test_the_step_that_drives_dbt_killed_at_any_moment_leaves_no_dbt_and_the_nex
     child_of(driver)
     began = time.monotonic()
     assert driver.wait(900) == 0
-    seconds, wanted, table = time.monotonic() - began, tables(whole.warehouse), []
+    seconds, wanted, table = time.monotonic() - began, fingerprints(whole.warehouse), []
     for share in SHARES:
         killed = copied(home, tmp_path / f"killed-{share}")
         driver = drive(killed, last)
@@ -349,9 +349,9 @@ def test_the_step_that_drives_dbt_killed_at_any_moment_leaves_no_dbt_and_the_nex
         psutil.wait_procs([child], timeout=10)
         gone = time.monotonic() - gone
         assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
-        half = tables(killed.warehouse)
+        half = fingerprints(killed.warehouse)
         assert drive(killed, last).wait(900) == 0
-        assert tables(killed.warehouse) == wanted
+        assert fingerprints(killed.warehouse) == wanted
         table.append(
             f"killed after {share * seconds:5.1f} s, dbt {'at work' if alive else 'done'}: it was gone after "
             f"{gone:.2f} s, {len(half):2} of {len(wanted)} tables there; after a plain run all equal"

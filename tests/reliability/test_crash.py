@@ -34,8 +34,8 @@ from tests.reliability.crash_homes import (
     holdings,
     run,
     stage_of,
-    tables,
 )
+from tests.warehouse.raw_rows import fingerprints
 
 POINTS = {
     "first ingest": ["ingest.schema_written", "ingest.schema_in_place"],
@@ -246,7 +246,7 @@ def die_and_run_again(homes: Homes, report: Report, to: Path, case: str, point: 
 
 
 def shelf_of(home: Home) -> str:
-    return str(tables(home.published)) if home.published.exists() else ""
+    return str(fingerprints(home.published)) if home.published.exists() else ""
 
 
 def ended(done: subprocess.CompletedProcess[str], way: str) -> str:

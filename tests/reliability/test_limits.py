@@ -40,9 +40,9 @@ from tests.reliability.limits_homes import (
     size_of,
     small_disk,
     step,
-    tables,
 )
 from tests.reliability.publish_homes import NIGHTS, make_shop, names
+from tests.warehouse.raw_rows import fingerprints
 
 LEVELS = (0, 64 * KIB, 1 * MIB, 8 * MIB)
 """Bytes left on the disk."""
@@ -72,7 +72,7 @@ def test_a_shelf_that_finds_no_room_says_so_and_is_published_once_there_is(tmp_p
     with small_disk(tmp_path / "disk", 64 * MIB) as disk:
         copy(apart, home := Home(disk / "home"))
         monkeypatch.setenv("NIGHTSHELF_HOME", str(home.root))
-        before, kept = tables(home.published), shelves(home)
+        before, kept = fingerprints(home.published), shelves(home)
         for free in (0, 512 * KIB):
             with filled(disk, free):
                 done = materialize_shelf(NIGHTS[1])
@@ -80,12 +80,12 @@ def test_a_shelf_that_finds_no_room_says_so_and_is_published_once_there_is(tmp_p
                 assert not done.success
                 assert failure.error.cause.cls_name == "NoRoomError"
                 assert_says(failure.error.cause.message, SAYS["disk"])
-            assert tables(home.published) == before and shelves(home) == kept
+            assert fingerprints(home.published) == before and shelves(home) == kept
             assert names(home.root) == []
         assert materialize_shelf(NIGHTS[1]).success
-        found = tables(home.published)
+        found = fingerprints(home.published)
     publish(apart, NIGHTS[1])
-    assert found == tables(apart.published) != before
+    assert found == fingerprints(apart.published) != before
 
 
 def materialize_shelf(night: date) -> dg.ExecuteInProcessResult:
@@ -139,7 +139,7 @@ def test_logs_and_tables_on_a_full_disk(tmp_path):
     taken_in = Home(tmp_path / "taken_in")
     shutil.copytree(undisturbed.root, taken_in.root)
     assert step(undisturbed, "tables", FIRST, last=LAST).ok
-    wanted = raw_rows(undisturbed), tables(undisturbed.warehouse)
+    wanted = raw_rows(undisturbed), fingerprints(undisturbed.warehouse)
     table: list[str] = []
     for free in LEVELS:
         with small_disk(tmp_path / f"ingest-{free}", size_of(pristine.root) + 160 * MIB) as disk:
@@ -159,7 +159,7 @@ def test_logs_and_tables_on_a_full_disk(tmp_path):
             with filled(disk, free):
                 told_now = step(home, "tables", FIRST, last=LAST)
             again(table, "dbt", free, told_now, lambda home=home: step(home, "tables", FIRST, last=LAST))
-            assert (raw_rows(home), tables(home.warehouse)) == wanted
+            assert (raw_rows(home), fingerprints(home.warehouse)) == wanted
             assert not Path(f"{home.warehouse}.tmp").exists()
     show(table)
 
@@ -179,16 +179,16 @@ def test_snapshot_model_scores_and_shelf_on_a_full_disk(tmp_path):
             with small_disk(tmp_path / f"{name}-{free}", size_of(state.root) + 32 * MIB) as disk:
                 home = Home(disk / "home")
                 copy(state, home)
-                before = tables(home.published)
+                before = fingerprints(home.published)
                 with filled(disk, free):
                     told = step(home, name, night)
                 if not told.ok:
-                    assert tables(home.published) == before
+                    assert fingerprints(home.published) == before
                 again(table, name, free, told, lambda home=home, name=name: step(home, name, night))
                 assert state_of(home) == wanted
                 assert names(home.root) == []
         state = after
-    assert tables(state.published)["main.nights"] != tables(pristine.published)["main.nights"]
+    assert fingerprints(state.published)["main.nights"] != fingerprints(pristine.published)["main.nights"]
     show(table)
 
 
@@ -204,7 +204,7 @@ def state_of(home: Home) -> tuple[object, ...]:
     snapshots = sorted(p.name for p in home.snapshots.glob("[0-9a-f]*"))
     scored = {p.name: contents(p) for p in home.scores.glob("2*")}
     champions = {p.name for p in home.models.rglob("*.json") if "champion" in str(p)}
-    return snapshots, scored, champions, tables(home.published)
+    return snapshots, scored, champions, fingerprints(home.published)
 
 
 def again(table: list[str], name: str, free: int, told: Told, run: Callable[[], Told]) -> None:
@@ -240,11 +240,11 @@ def test_little_memory_for_logs_tables_and_shelf(tmp_path):
     publish(apart := Home(copied(shop, tmp_path / "apart")), NIGHTS[1])
     for limit in ("1MB", "2MB", "4MB", "16MB", "64MB"):
         home = Home(copied(shop, tmp_path / f"shelf-{limit}"))
-        before = tables(home.published)
+        before = fingerprints(home.published)
         told = step(home, "publish", NIGHTS[1], NIGHTSHELF_MEMORY_LIMIT=limit)
-        assert told.ok or tables(home.published) == before
+        assert told.ok or fingerprints(home.published) == before
         remember(table, "publish", f"memory_limit {limit}", told, step(home, "publish", NIGHTS[1]))
-        assert tables(home.published) == tables(apart.published) and names(home.root) == []
+        assert fingerprints(home.published) == fingerprints(apart.published) and names(home.root) == []
     raw = Home(tmp_path / "raw")
     shutil.copytree(undisturbed.root, raw.root)
     assert step(undisturbed, "tables", FIRST, last=LAST).ok
@@ -253,7 +253,7 @@ def test_little_memory_for_logs_tables_and_shelf(tmp_path):
         shutil.copytree(raw.root, home.root)
         told = step(home, "tables", FIRST, last=LAST, NIGHTSHELF_MEMORY_LIMIT=limit)
         remember(table, "dbt", f"memory_limit {limit}", told, step(home, "tables", FIRST, last=LAST))
-        assert tables(home.warehouse) == tables(undisturbed.warehouse)
+        assert fingerprints(home.warehouse) == fingerprints(undisturbed.warehouse)
         assert not Path(f"{home.warehouse}.tmp").exists()
     show(table)
 
@@ -316,4 +316,4 @@ def test_the_command_line_on_a_full_disk(tmp_path):
         assert_says(full.stdout + full.stderr, SAYS["disk"])
         done = subprocess.run(words, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
-        assert len(tables(home.warehouse)) > DAYS
+        assert len(fingerprints(home.warehouse)) > DAYS

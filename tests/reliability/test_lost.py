@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
-import textwrap
 import time
 from pathlib import Path
 
@@ -23,8 +20,8 @@ from rich.table import Table
 from orchestration.instance import prepare_instance
 from orchestration.step_server import GRACE
 from resources.home import Home
+from tests.orchestration.shops import driven
 from tests.reliability.lost_services import (
-    ROOT,
     RunAtWork,
     Services,
     alive,
@@ -69,16 +66,7 @@ DRIVEN = """
 
 def test_a_step_ends_with_the_process_that_drives_its_run(home: Home, tmp_path: Path) -> None:
     prepare_instance(home)
-    (tmp_path / "driven.py").write_text(textwrap.dedent(DRIVEN))
-    driver = subprocess.Popen(
-        [sys.executable, "driven.py"],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        start_new_session=True,
-    )
+    driver = driven(DRIVEN, tmp_path)
     try:
         assert driver.stdout is not None
         step = psutil.Process(int(driver.stdout.readline()))

@@ -18,7 +18,8 @@ from resources.home import Home
 from resources.model_store import ModelStore
 from tests.model.little_shop import tiny_encoder
 from tests.orchestration.shops import COMMAND, FIRST, LAST, small_shop
-from tests.reliability.crash_homes import copied, drop, tables
+from tests.reliability.crash_homes import copied, drop
+from tests.warehouse.raw_rows import fingerprints
 
 D = LAST - timedelta(days=1)
 """The night that is looked at; `LAST` is the future."""
@@ -109,7 +110,7 @@ def made(home: Home) -> Iterator[tuple[str, object]]:
             if folder.name == str(D) or file.stem <= str(D):
                 yield f"{name}: {file.name}", hashlib.sha256(file.read_bytes()).hexdigest()
     (shelf,) = (one for one in shelves(home) if one.day == D)
-    found = tables(shelf.path)
+    found = fingerprints(shelf.path)
     del found["main.rejects"]  # an account of all files so far, not of a day
     yield "shelf", (shelf.path.name, found)
 

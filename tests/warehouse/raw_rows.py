@@ -148,14 +148,21 @@ def query(home: Home, sql: str) -> list[tuple[Any, ...]]:
         return connection.execute(sql).fetchall()
 
 
-def fingerprints(home: Home) -> dict[str, tuple[Any, ...]]:
-    """Rows and an order-free hash of every table, and of the marts' views."""
-    with duckdb.connect(str(home.warehouse), read_only=True) as connection:
+def fingerprints(file: Path) -> dict[str, tuple[Any, ...]]:
+    """Rows and an order-free hash of every table in a DuckDB file, and of the marts' views; not the time of
+    publication. Empty where there is no file.
+    """
+    if not file.exists():
+        return {}
+    with duckdb.connect(str(file), read_only=True) as connection:
         tables = connection.execute(
             "select table_schema || '.' || table_name from information_schema.tables "
             "where table_type = 'BASE TABLE' or table_schema = 'marts'"
         ).fetchall()
         return {
-            table: connection.sql(f"select count(*), sum(hash(t)::hugeint) from {table} as t").fetchall()[0]
+            table: connection.execute(
+                "select count(*), sum(hash(t)::hugeint) "
+                f"from (select columns(c -> c <> 'published_at') from {table}) as t"
+            ).fetchall()[0]
             for (table,) in tables
         }

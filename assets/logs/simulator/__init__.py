@@ -7,8 +7,6 @@ bytes, and more days never change those before.
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,6 +24,7 @@ from assets.logs.simulator.shoppers import Shoppers
 from assets.logs.simulator.truth import KINDS, Truth, World
 from assets.logs.simulator.vocabulary import vocabulary
 from assets.logs.simulator.writer import CATALOGUE, catalogue_text, put
+from resources.aside import work_folder
 from resources.home import Home, Shop
 
 __all__ = [
@@ -90,11 +89,8 @@ def simulate(
         home.write_shop(Shop(name="Simulated shop", first_day=start))
     world = World(seed, start, shoppers, products, home.shop.timezone, home.shop.currency)
     _check_same_world(home, world)
-    aside = Path(tempfile.mkdtemp(prefix=".simulating-", dir=home.root))
-    try:
+    with work_folder(home.root) as aside:
         return _Writer(home, world, aside).write(days, on_day)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
 
 
 class _Writer:
