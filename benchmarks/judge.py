@@ -54,7 +54,6 @@ def judge(scores: Callable[[Ints], Matrix], held: HeldOut, log: Log = lambda mes
     Returns:
         ndcg@10, hr@10 and mrr@10; with repeats also new_ndcg@10 and purchase_ndcg@10.
     """
-    met = np.bincount(held.past.events.item, minlength=len(held.past.item_ids)) > 0
     parts: dict[str, list[Floats]] = {}
     shown, cold_hits = [np.zeros((0, K), np.int64)], dict.fromkeys(COLD_K, 0.0)
     cold_pairs, seconds, told = 0, 0.0, time.monotonic()
@@ -73,7 +72,7 @@ def judge(scores: Callable[[Ints], Matrix], held: HeldOut, log: Log = lambda mes
         for name, values in figures.items():
             parts.setdefault(name, []).append(values)
         shown.append(top_k(score, K, allowed))
-        cold = relevant & ~met
+        cold = relevant & held.past.unmet_items
         pairs, rows = cold.sum(axis=1), cold.any(axis=1)
         cold_pairs += int(pairs.sum())
         for k in COLD_K if rows.any() else ():

@@ -314,6 +314,11 @@ class Interactions:
         """[items]: first seen on or before `as_of`."""
         return self.first_seen <= self.as_of.toordinal()
 
+    @cached_property
+    def unmet_items(self) -> NDArray[np.bool_]:
+        """[items] that nobody has met by then."""
+        return np.bincount(self.events.item, minlength=len(self.item_ids)) == 0
+
     def numbers_of(self, keys: Sequence[str]) -> Ints:
         """User numbers of pseudonyms, -1 for one that the snapshot does not hold."""
         place = pc.index_in(pa.array(list(keys), pa.string()), value_set=pa.array(self.users, pa.string()))

@@ -44,7 +44,7 @@ from assets.model.interactions import (
 from assets.model.metrics import top_k
 from assets.model.ranker import Pairs, Ranker, fit_ranker
 from assets.model.reasons import OFFERED, POPULAR, reasons
-from assets.model.rules import Rules, allowed, arrange, fit_rules, new_items
+from assets.model.rules import EXPLORED, Rules, allowed, arrange, fit_rules, new_items, show_new
 from assets.model.train import SEQUENCE
 
 if TYPE_CHECKING:
@@ -58,6 +58,8 @@ CANDIDATES = 100
 """Items per user that are calibrated and ranked by value."""
 FORMAT = 2
 """Of recommender.json."""
+MEETS_NEW = 0.005
+"""Share of what was held out that nobody had met before; from it on a ranking has places for such items."""
 FEWEST = 200
 """Relevant candidates from which on a behaviour gets a ranker of its own."""
 RECOMMENDATIONS = pa.schema(
@@ -173,6 +175,7 @@ def fit_recommender(
     every = _pairs(recommender, held, np.union1d(judged, asked))
     learnt, known = every.of(judged), every.of(asked)
     params["dev"]["recall ceiling"] = _ceilings(learnt, recommender.features.names, held, judged, log)
+    params["new_near"] = _new_near(recommender, held, judged)
     names = recommender.features.names
     rankers: dict[str, tuple[Ranker, tuple[Ranker, Ranker]]] = {}
     for name in OUTCOMES:
@@ -282,7 +285,10 @@ class Recommender:
         return Rules.from_dict(self.params["rules"])
 
     def scores(self, users: Ints) -> Matrix:
-        """[len(users), items] relevance of known items; what is no candidate lies below, by popularity."""
+        """[len(users), items] relevance of known items; what is no candidate lies below, by popularity.
+
+        Where shoppers do meet items that nobody had met before, these have some of the first hundred places.
+        """
         found = self.features.candidates(users, self.open_to(users))
         score = self.rankers["browse"].scores(found.features)
         popular = popularity(self.data, None).astype(np.float32)
@@ -290,6 +296,12 @@ class Recommender:
         np.minimum.at(floor, found.row, score)
         result = (floor[:, None] - 2 + popular).astype(np.float32)
         result[found.row, found.item] = np.round(score, 5)
+        if self.params.get("new_near") is None:
+            return result
+        fresh = self.channels["novelty"].scores(users) * self.data.unmet_items
+        near = fresh.max(axis=1, initial=0) >= self.params["new_near"]
+        for some, every in ((near, EXPLORED // 2), (~near, EXPLORED)):
+            result[some] = show_new(result[some], fresh[some], every)
         return result
 
     def open_to(self, users: Ints) -> NDArray[np.bool_]:
@@ -526,6 +538,22 @@ def _ceilings(learnt: _Learnt, names: list[str], held: HeldOut, users: Ints, log
             ceilings[name.removeprefix("rank ")] = float((met & first & said).sum()) / wanted
     log("recall ceilings: " + ", ".join(f"{name} {share:.3f}" for name, share in ceilings.items()))
     return ceilings
+
+
+def _new_near(recommender: Recommender, held: HeldOut, users: Ints) -> float | None:
+    """Novelty from which on an item that nobody has met is among the nearest there are: for one in four.
+
+    None where shoppers do not meet such items, so that a ranking has no places for them; nor in a ranking of
+    items new to the shopper, where they compete with others on equal terms.
+    """
+    if not held.repeats or "novelty" not in recommender.channels or not len(held.item):
+        return None
+    unmet = held.past.unmet_items
+    if unmet[held.item].mean() < MEETS_NEW:
+        return None
+    novelty = recommender.channels["novelty"]
+    best = [(novelty.scores(b) * unmet).max(axis=1) for b in blocks(users, len(held.past.item_ids))]
+    return float(np.quantile(np.concatenate(best), 0.75))
 
 
 def _asks(held: HeldOut) -> dict[str, int]:

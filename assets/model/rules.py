@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from assets.model.interactions import LEVELS, Floats, Interactions, Ints, Log, pair_matrix
+from assets.model.metrics import top_k
 
 EVERY_CATEGORY = "*"
 """Key of `bought_again` for all categories that it does not name."""
@@ -27,6 +28,9 @@ NEW_DAYS = 14
 """An item is new for so many days."""
 FEW = 20
 """Meetings (shoppers and days) below which a new item still has to be shown around."""
+EXPLORED = 20
+"""Of so many places in a ranking one is for an item that nobody has met: the share that `Shop.rules` begins
+with. For the quarter of the shoppers whose taste it meets best, twice as many."""
 
 BUCKETS = ((0, 1), (1, 3), (3, 7), (7, 14), (14, 30), (30, 60))
 """Days since a purchase, above the first number and up to the second, within which the rate of buying again
@@ -152,6 +156,41 @@ def allowed(data: Interactions, users: Ints, rules: Rules) -> Mask:
     held = np.empty((len(users), len(data.item_ids)), bool)
     held[order] = pair_matrix(users[order], (user, item), held.shape[1])
     return ~held & (data.in_stock & data.known_items)
+
+
+def show_new(
+    scores: NDArray[np.float32], fresh: NDArray[np.float32], every: int, upto: int = 100
+) -> NDArray[np.float32]:
+    """Scores under which each `every` places hold an item that nobody has met, for as far as there are some.
+
+    By relevance such items stand low: they had no chance to be met. Some places for them buy what is needed
+    to learn which of them are good (ε-greedy, Sutton and Barto 2018, section 2.2).
+
+    Args:
+        scores: [users, items], −inf for an item that may not be ranked.
+        fresh: [users, items] how good an item that nobody has met is for the user; 0 or less for all others.
+        every: places of which the last goes to such an item, unless one stands on an earlier of them.
+        upto: first places that this is done for.
+
+    Returns:
+        [users, items]; all other items keep their order.
+    """
+    top, result = top_k(scores, upto), scores.copy()
+    row = np.arange(len(scores))
+    waiting = fresh.copy()
+    waiting[row[:, None], top] = 0
+    best = top_k(waiting, upto // every, waiting > 0)
+    shown = (np.take_along_axis(fresh, top, 1) > 0) & (top >= 0)
+    put = np.zeros(len(scores), np.int64)
+    for last in range(every - 1, min(upto, (top >= 0).all(axis=0).sum()), every):
+        place = (last - put)[:, None] - np.arange(every)[::-1]  # among the items that were there before
+        lacks = ~np.take_along_axis(shown, place.clip(0), 1).any(axis=1)
+        item = best[row, put.clip(max=best.shape[1] - 1)]
+        chosen = row[lacks & (item >= 0) & (put < best.shape[1])]
+        above, below = (top[chosen, place[chosen, n]] for n in (-2, -1))
+        result[chosen, item[chosen]] = (scores[chosen, above] + scores[chosen, below]) / 2
+        put[chosen] += 1
+    return result
 
 
 def new_items(data: Interactions) -> Mask:

@@ -13,7 +13,7 @@ import torch
 
 from assets.model.channels import channels
 from assets.model.interactions import Interactions, hold_out
-from assets.model.metrics import ranking_metrics
+from assets.model.metrics import ranking_metrics, top_k
 from assets.model.recommender import (
     EVERYONE,
     FORMAT,
@@ -175,6 +175,20 @@ def test_what_is_not_known_yet_is_on_no_shelf():
     assert late and late & set(made.recommend(None, 200)["item_id"].to_pylist())
     assert not late & set(before.recommend(None, 200)["item_id"].to_pylist())
     assert not late & set(before.similar_items(5)["similar_item_id"].to_pylist())
+
+
+def test_where_shoppers_meet_what_nobody_had_met_it_has_places_in_the_ranking():
+    """A catalogue tells of items a day before anybody meets them."""
+    world = births()
+    told = replace(world, first_seen={item: day - 1 for item, day in world.first_seen.items()})
+    made = fit(told)
+    before = made.until(world.day(world.days - 2))
+    users, unmet = before.data.known_users, before.data.unmet_items & before.data.known_items
+    first = top_k(before.scores(users), 20)
+    assert unmet.any() and unmet[first].any(axis=1).all()
+    near = before.channels["novelty"].scores(users)[:, unmet].max(axis=1) >= made.params["new_near"]
+    assert 0 < near.sum() < len(users) and unmet[first[near, :10]].any(axis=1).all()
+    assert fit(world).params["new_near"] is None  # there an item is known by being met
 
 
 def test_the_words_of_what_is_not_known_yet_move_no_score():

@@ -21,6 +21,7 @@ from assets.model.rules import (
     arrange,
     fit_rules,
     new_items,
+    show_new,
 )
 from tests.model.worlds import Event, World, random_world, unit
 
@@ -164,6 +165,29 @@ def test_the_limit_of_a_brand_goes_before_new_items():
     data = shop(["a"] * 9 + ["b", "c", "a"], new=3)
     scores = [*np.linspace(1, 0.5, 9), 0.1, 0.2, 0.3]
     assert one(data, scores, 3, Rules(most_per_brand=2, new_items=0.4)) == [0, 1, 10]
+
+
+@given(
+    st.integers(1, 3),
+    st.integers(1, 30),
+    st.lists(st.booleans(), min_size=30, max_size=30),
+    st.integers(2, 6),
+    st.randoms(use_true_random=False),
+)
+def test_a_place_in_every_few_is_for_items_that_nobody_has_met(users, items, unmet, every, random):
+    """Against a loop over places: others keep their order, the best of the new come first."""
+    scores = np.array([random.sample(range(100), items) for _ in range(users)], np.float32)
+    liked = np.array([random.sample(range(1, 100), items) for _ in range(users)], np.float32)
+    fresh = liked * np.array(unmet[:items])
+    after = show_new(scores, fresh, every, upto=12)
+    for before, like, now in zip(scores, fresh, after, strict=True):
+        ranking, top = list(np.argsort(-before)), set(np.argsort(-before)[:12])
+        waiting = [n for n in np.argsort(-like) if like[n] > 0 and n not in top]
+        for last in range(every - 1, min(12, items), every):
+            if waiting and not any(like[n] > 0 for n in ranking[last - every + 1 : last + 1]):
+                ranking.remove(waiting[0])
+                ranking.insert(last, waiting.pop(0))
+        assert list(np.argsort(-now, kind="stable")) == ranking
 
 
 def test_new_is_what_came_lately_to_a_shop_long_known_and_was_met_by_few():
