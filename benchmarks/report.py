@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 Report = dict[str, Any]
 PACKAGES = (
     "nightshelf",
+    "dagster",
+    "dagster-dbt",
+    "dbt-core",
+    "dbt-duckdb",
     "numpy",
     "scipy",
     "torch",
@@ -29,6 +33,8 @@ PACKAGES = (
     "lightgbm",
     "duckdb",
     "pyarrow",
+    "pandas",
+    "polars",
     "implicit",
 )
 FIGURES = {

@@ -1,0 +1,121 @@
+"""The figures of a benchmark of speed: a JSON report by one rename, and a table on the screen.
+
+What a figure is worth depends on the machine and on what else it was doing. So a report names commit, machine
+and versions, figures are ratios where they can be, and what is compared runs in turns.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks import report as reports
+
+WIDE = 120
+"""Columns of the table where it does not go to a screen."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measured value; `against` says in words what it is compared with, or the goal it has."""
+
+    name: str
+    value: float
+    unit: str
+    against: str
+    runs: list[float] = field(default_factory=list)
+    """What each run gave, where `value` is their median."""
+
+
+class Figures:
+    """Collects figures of one call of a benchmark.
+
+    Args:
+        out: file of the report; None for the screen alone.
+        settings: what the benchmark was asked for, written into the report.
+    """
+
+    def __init__(self, out: Path | None, **settings: Any) -> None:
+        self.out, self.settings = out, settings
+        self.figures: list[Figure] = []
+        self.skipped: dict[str, str] = {}
+
+    def add(self, name: str, value: float, unit: str, against: str, runs: Sequence[float] = ()) -> None:
+        """Take a figure in.
+
+        Raises:
+            ValueError: the value is no finite number, or there is a figure of this name.
+        """
+        if not math.isfinite(value):
+            raise ValueError(f"{name} came out as {value}, which is no figure")
+        if any(known.name == name for known in self.figures):
+            raise ValueError(f"{name} has been measured already")
+        self.figures.append(Figure(name, float(value), unit, against, [float(run) for run in runs]))
+
+    def skip(self, name: str, reason: str) -> None:
+        """Say why something was not measured."""
+        self.skipped[name] = reason
+
+    def write(self) -> None:
+        """Put the report in place, whole; nothing without `out`."""
+        if self.out is None:
+            return
+        head, clean = reports.commit()
+        reports.write(
+            {
+                "settings": self.settings,
+                "figures": [asdict(one) for one in self.figures],
+                "skipped": self.skipped,
+                "commit": head,
+                "clean_tree": clean,
+                "machine": reports.machine(),
+                "versions": reports.versions(),
+            },
+            self.out,
+        )
+
+    def show(self) -> None:
+        """Print all figures as one table, then what was skipped."""
+        from rich import box
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+        table.add_column("figure", overflow="fold")
+        table.add_column("value", justify="right", no_wrap=True)
+        table.add_column("unit", no_wrap=True)
+        table.add_column("against", overflow="fold")
+        for one in self.figures:
+            table.add_row(one.name, f"{one.value:,.4g}", one.unit, one.against)
+        console = Console() if sys.stdout.isatty() else Console(width=WIDE)
+        console.print(table)
+        for name, reason in self.skipped.items():
+            console.print(f"{name} was skipped: {reason}", highlight=False, soft_wrap=True, markup=False)
+        if self.out:
+            console.print(str(self.out), highlight=False, soft_wrap=True)
+
+
+def in_turns(ways: Mapping[str, Callable[[], float]], rounds: int = 3) -> dict[str, list[float]]:
+    """Run every way once in each round, so that what else the machine does meets all of them alike.
+
+    Every other round goes backwards: no way always follows the same one.
+
+    Returns:
+        What each way gave (seconds, say), one value a round.
+    """
+    found: dict[str, list[float]] = {name: [] for name in ways}
+    for number in range(rounds):
+        for name in list(ways)[:: -1 if number % 2 else 1]:
+            found[name].append(ways[name]())
+    return found
+
+
+def ratio(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, list[float]]:
+    """The median of the ratios round by round, and these ratios: a slow minute slows both of a round."""
+    ratios = [one / other for one, other in zip(ours, theirs, strict=True)]
+    return statistics.median(ratios), ratios
