@@ -80,6 +80,16 @@ def by_length(lengths: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
     return [order[n : n + size] for n in range(0, len(order), size)]
 
 
+def of_one_length(lengths: NDArray[np.int64], tokens: int) -> list[NDArray[np.int64]]:
+    """All rows once, longest first, in batches of rows of one length, of about `tokens` tokens each."""
+    order = np.argsort(-lengths, kind="stable")
+    batches = []
+    for rows in np.split(order, np.flatnonzero(np.diff(lengths[order])) + 1):
+        size = max(1, tokens // max(int(lengths[rows[0]]), 1)) if len(rows) else 1
+        batches += [rows[n : n + size] for n in range(0, len(rows), size)]
+    return batches
+
+
 def _ranges(start: NDArray[np.int64], length: NDArray[np.int64]) -> NDArray[np.int64]:
     """start[0], start[0] + 1, … start[0] + length[0] - 1, start[1], …"""
     before = np.cumsum(length) - length

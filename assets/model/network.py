@@ -43,10 +43,14 @@ def masked_mean(hidden: Tensor, mask: Tensor) -> Tensor:
     return (hidden * weight).sum(1) / weight.sum(1).clamp(min=1)
 
 
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 in hardware: GPUs, and CPUs with AVX512-BF16."""
+    return device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
+
+
 def precision(device: torch.device) -> torch.autocast:
-    """bfloat16 arithmetic where the device has it: GPUs, and CPUs with AVX512-BF16."""
-    fast = device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=fast)
+    """bfloat16 arithmetic where the device has it."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=has_bfloat16(device))
 
 
 class TextClassifier(nn.Module):

@@ -1,0 +1,311 @@
+"""How fast are users scored against all items, and how fast do texts become vectors?
+
+    python -m benchmarks.scoring --out scoring.json
+
+Each size is searched for every user's first 100 items by Nightshelf (`assets/model/mips.py`) and by what else
+a user would take, all exact, in turns, on the same random vectors of 128 dimensions. Indexes are built
+beforehand and not counted. Rates are of the machine's own product of two large matrices, measured in the same
+rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.figures import Figures, in_turns, ratio
+from benchmarks.memory import PeakMemory
+from resources.devices import share_cores
+
+if TYPE_CHECKING:
+    import torch
+
+    from assets.model.mips import Masked
+
+Vectors = NDArray[np.float32]
+Search = Callable[[Vectors], NDArray[np.int64]]
+"""[users, D] -> [users, K] item numbers."""
+
+K, WIDTH, OURS = 100, 128, "nightshelf"
+USERS = 2048
+AT_ONCE = 128
+"""Users at a time, for those who leave it to their caller: what suited torch best."""
+CELLS = 400_000_000
+"""Users × items of a run at most: larger catalogues are searched for fewer users."""
+SQUARE = 3072
+"""Rows of the matrices whose product gives the machine's rate."""
+TEXTS = 1000
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure and report; returns 0."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.scoring",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--items", type=_numbers, default=[10_000, 100_000, 1_000_000], help="as in 10000,50000"
+    )
+    parser.add_argument("--users", type=int, default=USERS, help="at most; fewer where there are many items")
+    parser.add_argument("--texts", type=int, default=TEXTS, help="to encode; 0 for none")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--out", type=Path)
+    asked = parser.parse_args(arguments)
+    share_cores()
+    figures = Figures(asked.out, items=asked.items, users=asked.users, texts=asked.texts, rounds=asked.rounds)
+    for items in asked.items:
+        users = max(1, min(asked.users, CELLS // items))
+        _say(f"{users:,} users × {items:,} items")
+        search(figures, items, users, asked.rounds)
+        figures.write()
+    if asked.texts:
+        _say(f"encoding {asked.texts:,} texts")
+        encode(figures, asked.texts, asked.rounds)
+        figures.write()
+    figures.show()
+    return 0
+
+
+def search(figures: Figures, items: int, users: int, rounds: int) -> None:
+    """Ours and the others', the machine's rate, what masks cost and how memory grows."""
+    import torch
+
+    from assets.model.mips import InnerProducts
+
+    random = np.random.default_rng(0)
+    catalogue, people = (random.normal(size=(n, WIDTH)).astype(np.float32) for n in (items, users))
+    name = f"scoring.top{K}_{_short(items)}_x{WIDTH}"
+    ours = InnerProducts(catalogue)
+    mask = _masked(random, users, items)
+    masking = InnerProducts(catalogue, random.random(items) < 0.9)
+    searches: dict[str, Search] = {OURS: lambda u: ours.first(u, K).items}
+    for peer, build in PEERS.items():
+        try:
+            searches[peer] = build(catalogue)
+        except ImportError as error:
+            figures.skip(f"{name}.speedup_over_{peer}", f"{error.name} is not installed")
+    agree = _agreement(searches, catalogue, people[:AT_ONCE])
+    ways: dict[str, Callable[[], float]] = {n: _timed(find, people) for n, find in searches.items()}
+    ways["masked"] = _timed(lambda u: masking.first(u, K, mask).items, people)
+    ways |= {str(d): _product(d) for d in (torch.float32, torch.bfloat16)}
+    took = in_turns(ways, rounds)
+
+    peers = [peer for peer in searches if peer != OURS]
+    for peer in peers:
+        value, runs = ratio(took[peer], took[OURS])
+        figures.add(f"{name}.speedup_over_{peer}", value, "×", agree[peer], runs)
+    best = min(peers, key=lambda peer: statistics.median(took[peer]))
+    value, runs = ratio(took[best], took[OURS])
+    figures.add(f"{name}.speedup_over_best_peer", value, "×", f"{best}; goal: 1", runs)
+    work = 2 * users * items * WIDTH
+    for dtype, goal in (
+        (torch.float32, "float32, the precision of the result; goal: 0.6"),
+        (torch.bfloat16, "bfloat16"),
+    ):
+        runs = [work / s / rate for s, rate in zip(took[OURS], took[str(dtype)], strict=True)]
+        short = "" if dtype == torch.float32 else "_in_bfloat16"
+        figures.add(
+            f"{name}.share_of_matmul_rate{short}",
+            statistics.median(runs),
+            "×",
+            f"a product of {SQUARE}² in {goal}",
+            runs,
+        )
+    value, runs = ratio(took["masked"], took[OURS])
+    figures.add(f"{name}.cost_of_masks", value, "×", "the same without masks and stock", runs)
+    users_a_second = users / statistics.median(took[OURS])
+    figures.add(f"{name}.users_per_second", users_a_second, "users/s", "nothing: of this machine")
+    for times in (1, 4):
+        crowd = np.tile(people, (times, 1))
+        grown = _growth(partial(ours.first, crowd, K))
+        if grown is not None:
+            figures.add(f"{name}.peak_mib_of_{len(crowd)}_users", grown, "MiB", "what was held before")
+
+
+def encode(figures: Figures, texts: int, rounds: int) -> None:
+    """Item texts of the simulated shop to vectors: ours, and `encode` of sentence-transformers."""
+    try:
+        from sentence_transformers import SentenceTransformer
+    except ImportError:
+        figures.skip(
+            "encoding.cpu.speedup_over_sentence_transformers", "sentence-transformers is not installed"
+        )
+        return
+    from assets.model.vectors import item_vectors
+    from resources.text_encoder import resolve_encoder
+
+    folder = Path(resolve_encoder("default"))
+    words = _texts(texts)
+    theirs = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
+    found: dict[str, Vectors] = {}
+
+    def ours() -> None:
+        with tempfile.TemporaryDirectory() as empty:
+            found[OURS] = item_vectors(folder, words, Path(empty))
+
+    def other() -> None:
+        found["other"] = theirs.encode(words, normalize_embeddings=True, show_progress_bar=False)
+
+    ways = {OURS: _clocked(ours), "other": _clocked(other)}
+    took = in_turns(ways, rounds)
+    value, runs = ratio(took["other"], took[OURS])
+    against = "sentence-transformers' encode, same weights; goal: 2.5"
+    figures.add("encoding.cpu.speedup_over_sentence_transformers", value, "×", against, runs)
+    cosine = (found[OURS] * found["other"]).sum(axis=1).min()
+    figures.add("encoding.cpu.min_cosine", float(cosine), "", "its vectors; goal: 0.995")
+    figures.add(
+        "encoding.cpu.texts_per_second",
+        texts / statistics.median(took[OURS]),
+        "texts/s",
+        "nothing: of this machine",
+    )
+
+
+def _torch(catalogue: Vectors) -> Search:
+    import torch
+
+    items = torch.from_numpy(catalogue)
+
+    def find(users: Vectors) -> NDArray[np.int64]:
+        blocks = torch.from_numpy(users).split(AT_ONCE)
+        return torch.cat([(block @ items.T).topk(K).indices for block in blocks]).numpy()
+
+    return find
+
+
+def _implicit(catalogue: Vectors) -> Search:
+    from implicit.cpu.topk import topk
+
+    return lambda users: np.asarray(topk(catalogue, users, K, num_threads=_cores())[0], np.int64)
+
+
+def _faiss(catalogue: Vectors) -> Search:
+    import faiss
+
+    faiss.omp_set_num_threads(_cores())
+    index = faiss.IndexFlatIP(catalogue.shape[1])
+    index.add(catalogue)
+    return lambda users: index.search(users, K)[1]
+
+
+def _usearch(catalogue: Vectors) -> Search:
+    from usearch.index import MetricKind
+    from usearch.index import search as exact_search
+
+    def find(users: Vectors) -> NDArray[np.int64]:
+        found: Any = exact_search(catalogue, users, K, MetricKind.IP, exact=True, threads=_cores())
+        return np.asarray(found.keys, np.int64)
+
+    return find
+
+
+PEERS: dict[str, Callable[[Vectors], Search]] = {
+    "torch": _torch,
+    "implicit": _implicit,
+    "faiss": _faiss,
+    "usearch": _usearch,
+}
+
+
+def _agreement(searches: dict[str, Search], catalogue: Vectors, users: Vectors) -> dict[str, str]:
+    """How many of the places hold an item of the same score as ours: all are meant to be exact."""
+    scores = users @ catalogue.T
+    best = np.take_along_axis(scores, searches[OURS](users), 1)
+    said = {}
+    for name, find in searches.items():
+        theirs = np.take_along_axis(scores, find(users), 1)
+        same = np.isclose(np.sort(theirs), np.sort(best), atol=1e-4).mean()
+        said[name] = f"{name}, whose scores are ours at {same:.4%} of the places"
+    return said
+
+
+def _masked(random: np.random.Generator, users: int, items: int) -> Masked:
+    """Fifty items of each user that they have already."""
+    from assets.model.mips import Masked
+
+    return Masked(np.arange(users + 1) * 50, random.integers(0, items, users * 50))
+
+
+def _product(dtype: torch.dtype) -> Callable[[], float]:
+    """Operations per second of a product of two large matrices."""
+    import torch
+
+    one = torch.randn(SQUARE, SQUARE).to(dtype)
+    out = torch.empty_like(one)
+
+    def run() -> float:
+        began = time.perf_counter()
+        torch.mm(one, one, out=out)
+        return 2 * SQUARE**3 / (time.perf_counter() - began)
+
+    return run
+
+
+def _growth(work: Callable[[], object]) -> float | None:
+    """MiB by which the process grows at its highest."""
+    memory = PeakMemory()
+    memory.restart()
+    before = memory.mib()
+    work()
+    after = memory.mib()
+    return None if before is None or after is None else after - before
+
+
+def _timed(find: Search, users: Vectors) -> Callable[[], float]:
+    find(users[:1])
+    return _clocked(lambda: find(users))
+
+
+def _clocked(work: Callable[[], object]) -> Callable[[], float]:
+    def run() -> float:
+        began = time.perf_counter()
+        work()
+        return time.perf_counter() - began
+
+    return run
+
+
+def _texts(count: int) -> list[str]:
+    """Texts of the simulated shop's items, as a night encodes them: title and description."""
+    from benchmarks.simulated import simulated_shop
+
+    _, items = simulated_shop(days=1, shoppers=10, products=max(count, 20))
+    words = zip(items["title"].to_pylist(), items["description"].to_pylist(), strict=True)
+    return [f"{title}. {description}" for title, description in words][:count]
+
+
+def _cores() -> int:
+    import torch
+
+    return torch.get_num_threads()
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(number) for number in text.split(",")]
+
+
+def _short(number: int) -> str:
+    """10000 as 10k, 1000000 as 1m."""
+    for size, letter in ((1_000_000, "m"), (1000, "k")):
+        if number % size == 0:
+            return f"{number // size}{letter}"
+    return str(number)
+
+
+def _say(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
