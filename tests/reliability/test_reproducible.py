@@ -106,7 +106,7 @@ def made(home: Home) -> Iterator[tuple[str, object]]:
         ("scores", home.scores / str(D)),
         ("outcome", home.outcomes),
     ):
-        for file in sorted(folder.iterdir()):
+        for file in sorted(folder.glob("*")):  # the first night has no outcome yet
             if folder.name == str(D) or file.stem <= str(D):
                 yield f"{name}: {file.name}", hashlib.sha256(file.read_bytes()).hexdigest()
     (shelf,) = (one for one in shelves(home) if one.day == D)
