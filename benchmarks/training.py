@@ -1,0 +1,322 @@
+"""How fast is an encoder fine-tuned on behaviour texts, at what F1?
+
+    python -m benchmarks.training --out training.json
+
+The same network learns the same examples in as many steps, three ways, in turns: Nightshelf's loop; the stock
+transformers.Trainer with its defaults and its dynamic padding; and the plain loop that tutorials have, with
+every text padded to the recipe's bound in float32. What counts is the training alone, without tokenising and
+measuring. All three are then measured alike on the same held-out examples.
+
+Where there is a GPU, it is used, and a network of BERT-base's shape with random weights learns texts of full
+length besides, for the share of the device's peak (model FLOPs utilisation).
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from benchmarks.figures import Figures, in_turns, ratio
+from resources.devices import share_cores
+
+if TYPE_CHECKING:
+    import torch
+
+    from assets.model.network import TextClassifier
+    from assets.model.recipe import Recipe
+    from assets.model.tasks import TaskData
+
+OURS = "nightshelf"
+EXAMPLES = 640
+TESTED = 2000
+RESAMPLES = 500
+FULL_LENGTH, FULL_BATCH, FULL_STEPS = 512, 64, 60
+"""Tokens of a text, texts of a step, and steps, for the share of a GPU's peak."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure and report; returns 0."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.training",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--examples", type=int, default=EXAMPLES, help="to learn, of the simulated shop")
+    parser.add_argument("--recipe", default="brief", help="name or file (default %(default)s)")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--out", type=Path)
+    asked = parser.parse_args(arguments)
+    share_cores()
+
+    from assets.model.recipe import load_recipe
+    from assets.model.training import pick_device
+
+    recipe = replace(load_recipe(asked.recipe), epochs=1, max_examples=None)
+    device = pick_device()
+    figures = Figures(asked.out, examples=asked.examples, recipe=asked.recipe, rounds=asked.rounds)
+    compare(figures, examples_of_a_shop(asked.examples), recipe, device, asked.rounds)
+    if device.type == "cuda":
+        utilisation(figures, recipe, device)
+    else:
+        figures.skip(
+            "training.gpu.mfu", "there is no GPU; the same command on a machine with one fills it in"
+        )
+    figures.write()
+    figures.show()
+    return 0
+
+
+def compare(figures: Figures, data: TaskData, recipe: Recipe, device: torch.device, rounds: int) -> None:
+    """The three ways in turns, and how good what each has learnt is."""
+    ways = {OURS: ours, "trainer": stock_trainer, "padded_loop": padded_loop}
+    try:
+        version("accelerate")  # the Trainer asks for it
+    except PackageNotFoundError:
+        del ways["trainer"]
+        figures.skip("training.cpu.speedup_over_trainer", "accelerate is not installed")
+    found: dict[str, TextClassifier] = {}
+
+    def timed(name: str) -> Callable[[], float]:
+        def run() -> float:
+            _say(f"{name}: {len(data.splits['train']):,} examples")
+            found[name], seconds = ways[name](data, recipe, device)
+            return seconds
+
+        return run
+
+    took = in_turns({name: timed(name) for name in ways}, rounds)
+    kind = "gpu" if device.type == "cuda" else "cpu"
+    good = {name: f1(network, data, recipe, device) for name, network in found.items()}
+    for name in ways:
+        if name != OURS:
+            value, runs = ratio(took[name], took[OURS])
+            goal = {"padded_loop": 6, "trainer": 4 if kind == "gpu" else 2}[name]
+            figures.add(f"training.{kind}.speedup_over_{name}", value, "×", f"{name}; goal: {goal}", runs)
+        speed = len(data.splits["train"]) / statistics.median(took[name])
+        figures.add(
+            f"training.{kind}.{name}.examples_per_second", speed, "examples/s", "nothing: of this machine"
+        )
+        mean, low, high = good[name]
+        averages = (
+            f"weighted, 95 % interval {low:.3f} to {high:.3f} over {len(data.splits['test']):,} examples"
+        )
+        figures.add(f"training.{kind}.{name}.f1", mean, "", averages)
+
+
+def ours(data: TaskData, recipe: Recipe, device: torch.device) -> tuple[TextClassifier, float]:
+    """Nightshelf's own loop; the seconds are those of its own report."""
+    from assets.model.tasks import BehaviorTask
+    from assets.model.training import train
+    from resources.text_encoder import load_encoder
+
+    nothing = data.splits["test"].take(np.zeros(0, np.int64))
+    unmeasured = replace(data, splits={**data.splits, "dev": nothing, "test": nothing})
+    trained = train(BehaviorTask(), unmeasured, *load_encoder(recipe.encoder), recipe, device)
+    return trained.network, trained.speed["train_seconds"]
+
+
+def stock_trainer(data: TaskData, recipe: Recipe, device: torch.device) -> tuple[TextClassifier, float]:
+    """transformers.Trainer with its defaults, but for the recipe's batch size and learning rate."""
+    from transformers import DataCollatorWithPadding, Trainer, TrainingArguments
+
+    network, tokenizer = _network(recipe, device)
+    train = data.splits["train"]
+    ids = tokenizer([data.texts[n] for n in train.text], truncation=True, max_length=recipe.max_length)[
+        "input_ids"
+    ]
+    rows = [{"input_ids": one, "labels": int(y)} for one, y in zip(ids, train.target, strict=True)]
+    with tempfile.TemporaryDirectory() as folder:
+        settings = TrainingArguments(
+            output_dir=folder,
+            per_device_train_batch_size=recipe.batch_size,
+            learning_rate=recipe.learning_rate,
+            num_train_epochs=1,
+            seed=recipe.seed,
+            use_cpu=device.type == "cpu",
+            save_strategy="no",
+            report_to=[],
+            disable_tqdm=True,
+        )
+        collator = DataCollatorWithPadding(tokenizer)
+        trainer = Trainer(_with_loss(network), settings, data_collator=collator, train_dataset=rows)
+        began = time.perf_counter()
+        trainer.train()
+        return network, _elapsed(began, device)
+
+
+def padded_loop(data: TaskData, recipe: Recipe, device: torch.device) -> tuple[TextClassifier, float]:
+    """Every text padded to the bound, float32, shuffled batches: the loop of the tutorials."""
+    import torch
+
+    network, tokenizer = _network(recipe, device)
+    train, rows = (
+        data.splits["train"],
+        np.random.default_rng(recipe.seed).permutation(len(data.splits["train"])),
+    )
+    padded = tokenizer(
+        [data.texts[n] for n in train.text],
+        truncation=True,
+        max_length=recipe.max_length,
+        padding="max_length",
+        return_tensors="pt",
+    )
+    targets = torch.from_numpy(train.target)
+    optimizer = torch.optim.AdamW(
+        network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
+    )
+    network.train()
+    began = time.perf_counter()
+    for first in range(0, len(rows), recipe.batch_size):
+        batch = torch.from_numpy(rows[first : first + recipe.batch_size])
+        ids, mask = (padded[name][batch].to(device) for name in ("input_ids", "attention_mask"))
+        loss = torch.nn.functional.cross_entropy(network(ids, mask), targets[batch].to(device))
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), recipe.clip)
+        optimizer.step()
+    return network, _elapsed(began, device)
+
+
+def utilisation(figures: Figures, recipe: Recipe, device: torch.device) -> None:
+    """Nightshelf's loop on BERT-base's shape, with random weights and texts of full length."""
+    from transformers import BertConfig, BertModel
+
+    from assets.model.tasks import BehaviorTask, Examples, TaskData
+    from assets.model.training import train
+    from resources.text_encoder import load_encoder
+
+    _, tokenizer = load_encoder(recipe.encoder)
+    tokenizer.model_max_length = FULL_LENGTH
+    random = np.random.default_rng(0)
+    words = [word for word in tokenizer.get_vocab() if word.isalpha()]
+    texts = [" ".join(random.choice(words, FULL_LENGTH)) for _ in range(FULL_BATCH * FULL_STEPS)]
+    nothing = np.zeros(0, np.int64)
+    every = Examples(np.arange(len(texts)), random.integers(0, 3, len(texts)))
+    splits = {"train": every, "dev": every.take(nothing), "test": every.take(nothing)}
+    full = replace(
+        recipe, batch_size=FULL_BATCH, max_length=FULL_LENGTH, epochs=1, max_steps=None, contrast=0
+    )
+    encoder = BertModel(BertConfig())
+    speed = train(BehaviorTask(), TaskData(texts, splits), encoder, tokenizer, full, device).speed
+    against = f"{speed['peak_tflops']:.0f} TFLOPS, the device's peak; goal: 0.4"
+    figures.add("training.gpu.mfu", speed["mfu"], "", against)
+
+
+def examples_of_a_shop(count: int) -> TaskData:
+    """What shoppers of the simulated shop did with which product on which day, by the product's words.
+
+    Returns:
+        `count` examples to learn, drawn from the first days, and at most `TESTED` of the last two.
+    """
+    from assets.model.tasks import CODES, Examples, TaskData
+    from benchmarks.simulated import simulated_shop
+
+    events, items = simulated_shop(days=4, shoppers=400, products=600)
+    parts = (items[name].to_pylist() for name in ("title", "brand", "category", "description"))
+    texts = [". ".join(filter(None, words)) for words in zip(*parts, strict=True)]
+    day = pc.cast(events["timestamp"], pa.date32())
+    keyed = pa.table(
+        {
+            "user": events["user_id"],
+            "item": pc.index_in(events["item_id"], value_set=items["item_id"].combine_chunks()),
+            "day": day,
+            "code": pa.array([CODES[name] for name in events["behavior"].to_pylist()]),
+        }
+    )
+    rows = keyed.group_by(["day", "user", "item"]).aggregate([("code", "max")])
+    rows = rows.sort_by([("day", "ascending"), ("user", "ascending"), ("item", "ascending")])
+    days = rows["day"].to_numpy()
+    newest = days >= np.unique(days)[-2]  # the very last begins with what went on past midnight
+    every = Examples(rows["item"].to_numpy().astype(np.int64), rows["code_max"].to_numpy().astype(np.int64))
+    random = np.random.default_rng(0)
+
+    def drawn(places: NDArray[np.int64], most: int) -> Examples:
+        return every.take(random.permutation(places)[:most])
+
+    splits = {"train": drawn(np.flatnonzero(~newest), count), "test": drawn(np.flatnonzero(newest), TESTED)}
+    return TaskData(texts, {**splits, "dev": every.take(np.zeros(0, np.int64))})
+
+
+def f1(
+    network: TextClassifier, data: TaskData, recipe: Recipe, device: torch.device
+) -> tuple[float, float, float]:
+    """Weighted F1 on the test examples, and the ends of its 95 % bootstrap interval."""
+    from assets.model.batches import Tokens
+    from assets.model.report import classification_report
+    from assets.model.tasks import BehaviorTask
+    from assets.model.training import outputs_of
+    from resources.text_encoder import load_encoder
+
+    tokens = Tokens.of(data.texts, load_encoder(recipe.encoder)[1], recipe.max_length)
+    test = data.splits["test"]
+    texts, place = np.unique(test.text, return_inverse=True)
+    guess = outputs_of(network, tokens, texts, device).argmax(1)[place]
+    random = np.random.default_rng(0)
+
+    def of(rows: NDArray[np.int64]) -> float:
+        report = classification_report(test.target[rows], guess[rows], BehaviorTask.labels)
+        return float(report["weighted"]["f1"])
+
+    every = np.arange(len(test))
+    resampled = [of(random.choice(every, len(every))) for _ in range(RESAMPLES)]
+    low, high = np.quantile(resampled, [0.025, 0.975])
+    return of(every), float(low), float(high)
+
+
+def _network(recipe: Recipe, device: torch.device) -> tuple[TextClassifier, Any]:
+    """A fresh network, the same each time, and its tokenizer."""
+    import torch
+
+    from assets.model.tasks import BehaviorTask
+    from resources.text_encoder import load_encoder
+
+    encoder, tokenizer = load_encoder(recipe.encoder)
+    torch.manual_seed(recipe.seed)
+    return BehaviorTask().network(encoder).to(device), tokenizer
+
+
+def _with_loss(network: TextClassifier) -> torch.nn.Module:
+    """The network as the Trainer wants one: labels in, loss out."""
+    import torch
+
+    class WithLoss(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(
+            self, input_ids: torch.Tensor, attention_mask: torch.Tensor, labels: torch.Tensor
+        ) -> dict[str, torch.Tensor]:
+            logits = self.network(input_ids, attention_mask)
+            return {"loss": torch.nn.functional.cross_entropy(logits, labels), "logits": logits}
+
+    return WithLoss()
+
+
+def _elapsed(began: float, device: torch.device) -> float:
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - began
+
+
+def _say(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
