@@ -178,6 +178,11 @@ class Home:
         return self.root / "models"
 
     @property
+    def checkpoints(self) -> Path:
+        """States of trainings that have not come to their end, one file per snapshot and recipe."""
+        return self.root / "checkpoints"
+
+    @property
     def vectors(self) -> Path:
         """Item vectors, cached by encoder version and text hash."""
         return self.root / "vectors"

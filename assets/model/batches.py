@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -45,6 +46,13 @@ class Tokens:
     def lengths(self) -> NDArray[np.int64]:
         """[n] tokens of each text."""
         return np.diff(self.start)
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits over all of it."""
+        digest = hashlib.sha256(np.ascontiguousarray(self.ids).data)
+        digest.update(np.ascontiguousarray(self.start).data)
+        return digest.hexdigest()[:16]
 
     def batch(self, texts: NDArray[np.int64], device: torch.device) -> tuple[Tensor, Tensor]:
         """Ids and mask [B, T] of some texts, padded to the longest among them."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
 from typing import IO, Any
@@ -29,8 +31,10 @@ from resources.model_store import ModelStore
 Log = Callable[[str], None]
 REFUSED = 2
 """Exit status of a worker that was given something wrong."""
-PATIENCE = 10.0
+PATIENCE = 3.0
 """Seconds that an interrupted worker has to end by itself before it is killed."""
+FORGOTTEN = 7 * 86400.0
+"""Seconds after which a checkpoint is not kept for a training that might come back to it."""
 COMPLAINT = 2000
 """Characters of the worker's standard error that go into an error message."""
 
@@ -69,7 +73,8 @@ class Bundle:
 def make_bundle(home: Home, day: date, log: Log = lambda message: None) -> Bundle:
     """Train on the snapshot of `day` and seal the result as that night's candidate.
 
-    The device is held by the worker process itself, so it is free exactly when the worker is gone.
+    The device is held by the worker process itself, so it is free exactly when the worker is gone. A training
+    that was ended before goes on from its last checkpoint, and the result is the same.
 
     Raises:
         FileNotFoundError: the day has no snapshot.
@@ -78,19 +83,29 @@ def make_bundle(home: Home, day: date, log: Log = lambda message: None) -> Bundl
     """
     snapshot = snapshot_of(home, day)
     recipe = recipe_file(home.shop.recipe, home.root)
-    load_recipe(str(recipe))  # refused before anybody waits for a device
+    # A wrong recipe is refused before anybody waits for a device.
+    checkpoint = checkpoint_of(home, snapshot, load_recipe(str(recipe)))
     store = ModelStore(home)
     with store.stage() as folder:
         crash_point("bundle.staged")
         with lease_device(home, log) as device:
             crash_point("bundle.device_leased")
-            speed = run_worker(snapshot.path, folder, recipe, device=device, cache=home.vectors, log=log)
+            speed = run_worker(
+                snapshot.path,
+                folder,
+                recipe,
+                device=device,
+                cache=home.vectors,
+                checkpoint=checkpoint,
+                log=log,
+            )
         crash_point("bundle.trained")
         _add_recommender(folder, snapshot, load_recipe(str(recipe)), home, log)
         _write_card(folder, snapshot)
         crash_point("bundle.card_written")
         version = store.seal(folder, day)
     crash_point("bundle.sealed")
+    _sweep(checkpoint)
     path = store.path(version)
     return Bundle(
         version=version,
@@ -103,6 +118,21 @@ def make_bundle(home: Home, day: date, log: Log = lambda message: None) -> Bundl
     )
 
 
+def checkpoint_of(home: Home, snapshot: Snapshot, recipe: Recipe) -> Path:
+    """The file that keeps the state of a training, whichever run does it."""
+    content = json.dumps(asdict(recipe), sort_keys=True)
+    return home.checkpoints / f"{snapshot.id}-{hashlib.sha256(content.encode()).hexdigest()[:8]}.safetensors"
+
+
+def _sweep(checkpoint: Path) -> None:
+    """Remove the checkpoint of a training that is done, and those that nobody came back to."""
+    checkpoint.unlink(missing_ok=True)
+    for file in checkpoint.parent.glob("*.safetensors"):
+        with suppress(FileNotFoundError):
+            if time.time() - file.stat().st_mtime > FORGOTTEN:
+                file.unlink()
+
+
 def run_worker(
     snapshot: Path,
     out: Path,
@@ -110,6 +140,7 @@ def run_worker(
     *,
     device: Device,
     cache: Path,
+    checkpoint: Path | None = None,
     log: Log = lambda message: None,
 ) -> dict[str, Any]:
     """Train in a child process on a leased device, and pass on its progress.
@@ -125,6 +156,8 @@ def run_worker(
     """
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors:
         arguments = {"snapshot": snapshot, "out": out, "config": recipe, "vectors": cache}
+        if checkpoint:
+            arguments["checkpoint"] = checkpoint
         with _worker(arguments, device, errors) as process:
             crash_point("bundle.worker_started")
             done: dict[str, Any] = {}
@@ -147,6 +180,8 @@ def sentence(event: dict[str, Any]) -> str:
                 f"{event['steps']:,} steps on {event['device']}; examples: {event['train']:,} to train, "
                 f"{event['dev']:,} dev, {event['test']:,} test"
             )
+        case "resumed":
+            return f"goes on from the checkpoint of step {event['step']:,} of {event['steps']:,}"
         case "step":
             return (
                 f"step {event['step']:,} of {event['steps']:,}: loss {event['loss']:.4f}, "

@@ -66,7 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from resources.text_encoder import EncoderError
 
     try:
-        work(Snapshot.load(args.snapshot), load_recipe(args.config), args.out, args.vectors, tell)
+        recipe = load_recipe(args.config)
+        work(Snapshot.load(args.snapshot), recipe, args.out, args.vectors, tell, args.checkpoint)
     except (
         EncoderError,
         FileExistsError,
@@ -80,8 +81,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def work(
-    snapshot: Snapshot, recipe: Recipe, out: Path, cache: Path | None, progress: Callable[[dict], None]
+def work(  # noqa: PLR0917
+    snapshot: Snapshot,
+    recipe: Recipe,
+    out: Path,
+    cache: Path | None,
+    progress: Callable[[dict], None],
+    checkpoint: Path | None = None,
 ) -> None:
     """Train and write.
 
@@ -89,6 +95,7 @@ def work(
         out: a folder that is absent or empty.
         cache: where to keep the vectors of the snapshot's items (`item_vectors`); nowhere if absent.
         progress: told each event.
+        checkpoint: file that keeps the state of the fine-tuning; what it holds already is gone on from.
 
     Raises:
         FileExistsError: `out` holds something.
@@ -100,6 +107,7 @@ def work(
 
     from transformers.utils import logging as hub_logging
 
+    from assets.model.checkpoints import Checkpoints
     from assets.model.recipe import RecipeError
     from assets.model.tasks import TASKS
     from assets.model.training import pick_device, train
@@ -115,12 +123,18 @@ def work(
     if device.type == "cpu" and leased != CPU and not leased.startswith("fake"):
         progress({"event": "note", "text": f"this torch cannot use device {leased}: training on the CPU"})
     encoder, tokenizer = load_encoder(recipe.encoder)
-    trained = train(task, task.data(snapshot), encoder, tokenizer, recipe, device, progress)
+    about = _about(recipe, snapshot, device)
+    kept = (
+        Checkpoints(checkpoint, about, lambda text: progress({"event": "note", "text": text}))
+        if checkpoint
+        else None
+    )
+    trained = train(task, task.data(snapshot), encoder, tokenizer, recipe, device, progress, kept)
 
     part = out.with_name(f"{out.name}.part-{os.getpid()}")
     part.mkdir(parents=True)
     _save(trained, tokenizer, recipe, part)
-    _write_json(part / "config.json", _config(trained, recipe, task.labels, snapshot, device))
+    _write_json(part / "config.json", _config(trained, task.labels, about))
     crash_point("train.config_written")
     _write_json(part / "metrics.json", {"task": recipe.task, "labels": task.labels, **trained.metrics})
     _write_json(part / "loss.json", trained.curve)
@@ -214,6 +228,12 @@ def _parser() -> argparse.ArgumentParser:
         "--vectors", type=Path, metavar="DIR", help="keep the vectors of the snapshot's items in this cache"
     )
     parser.add_argument(
+        "--checkpoint",
+        type=Path,
+        metavar="FILE",
+        help="keep the state of the fine-tuning in this file, and go on from what it holds",
+    )
+    parser.add_argument(
         "--parent", type=int, metavar="PID", help="end when this process, the one that started it, ends"
     )
     return parser
@@ -236,23 +256,28 @@ def _save(trained: Trained, tokenizer: Any, recipe: Recipe, folder: Path) -> Non
     crash_point("train.head_written")
 
 
-def _config(
-    trained: Trained, recipe: Recipe, labels: Sequence[str], snapshot: Snapshot, device: torch.device
-) -> dict[str, Any]:
+def _about(recipe: Recipe, snapshot: Snapshot, device: torch.device) -> dict[str, Any]:
+    """All that the weights depend on, but for the encoder that they start from."""
     import torch
     import transformers
 
     return {
-        "format": 1,
-        "task": recipe.task,
-        "labels": list(labels),
-        "dimensions": int(trained.network.encoder.config.hidden_size),
         "snapshot": snapshot.id,
         "cut_off": snapshot.cut_off.isoformat(),
         "recipe": asdict(recipe),
         "device": device_name(device),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
+    }
+
+
+def _config(trained: Trained, labels: Sequence[str], about: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "format": 1,
+        "task": about["recipe"]["task"],
+        "labels": list(labels),
+        "dimensions": int(trained.network.encoder.config.hidden_size),
+        **about,
     }
 
 

@@ -1,6 +1,7 @@
 """The fine-tuning loop: any task, any encoder, one device.
 
-The same seed, snapshot and recipe give the same weights on the same machine.
+The same seed, snapshot and recipe give the same weights on the same machine, also where the training was
+ended on the way and went on from a checkpoint: what a step draws depends on the seed and its number alone.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from assets.model.batches import Tokens, bucketed, by_length, longest
+from assets.model.checkpoints import Checkpoints, fingerprint, put_back, state_of
 from assets.model.network import precision
 from assets.model.recipe import Recipe
 from assets.model.tasks import SPLITS, Examples, Loss, Task, TaskData
@@ -28,9 +30,11 @@ if TYPE_CHECKING:
     from assets.model.network import TextClassifier
 
 Progress = Callable[[dict[str, Any]], None]
-"""Told what happens as {event, …}: start, step (about once a second), dev, note."""
+"""Told what happens as {event, …}: start, resumed, step (about once a second), dev, note."""
 MEASURE_BATCH = 128
 """Texts at a time where no gradients are kept."""
+BATCHES, PAIRS, DROPOUT = range(3)
+"""Streams of random numbers that do not depend on each other."""
 
 
 class TrainingError(RuntimeError):
@@ -47,7 +51,8 @@ class Trained:
     curve: dict[str, list[dict[str, float]]]
     """train: [{step, loss, rate}]; dev: [{step, epoch, loss, …}]."""
     speed: dict[str, float]
-    """train_seconds, examples_per_second, tokens_per_second (real ones), padding (share of all tokens)."""
+    """train_seconds, examples_per_second, tokens_per_second (real ones), padding (share of all tokens); all
+    over the whole training, whichever process did it."""
 
 
 def pick_device() -> torch.device:
@@ -63,12 +68,13 @@ def train(  # noqa: PLR0917
     recipe: Recipe,
     device: torch.device,
     progress: Progress = lambda event: None,
+    checkpoints: Checkpoints | None = None,
 ) -> Trained:
     """Fine-tune an encoder on a task.
 
     float32 weights, and bfloat16 arithmetic where the device has it (`precision`). Batches hold texts of like
     length and are padded to the longest of them only. The dev split is measured after every epoch, dev and
-    test at the end.
+    test at the end. Where `checkpoints` holds a state of this training, it goes on from there.
 
     Without examples nothing is trained, and the network is the encoder with a fresh head.
 
@@ -80,7 +86,10 @@ def train(  # noqa: PLR0917
     tokens = Tokens.of(data.texts, tokenizer, longest(encoder, tokenizer, recipe.max_length))
     examples = _drawn(data.splits["train"], recipe)
     splits = {**data.splits, "train": examples}
-    loop = _Loop(task, network, tokens, splits, data.pairs, recipe, device, progress)
+    if checkpoints:
+        start = {"start": fingerprint(network), "tokens": tokens.fingerprint}
+        checkpoints.of = {**checkpoints.of, **start}
+    loop = _Loop(task, network, tokens, splits, data.pairs, recipe, device, progress, checkpoints)
     try:
         loop.run()
     except torch.OutOfMemoryError as error:
@@ -131,16 +140,17 @@ class _Loop:
         recipe: Recipe,
         device: torch.device,
         progress: Progress,
+        checkpoints: Checkpoints | None,
     ) -> None:
         self.task, self.network, self.tokens, self.splits = task, network, tokens, splits
-        self.recipe, self.device, self.progress = recipe, device, progress
-        self.pairs, self.random = pairs, np.random.default_rng(recipe.seed + 1)
+        self.recipe, self.device, self.progress, self.pairs = recipe, device, progress, pairs
+        self.checkpoints = checkpoints
         self.wanted = np.bincount(pairs[:, 1], minlength=len(tokens.lengths)) / max(len(pairs), 1)
         self.loss: Loss = task.loss(splits["train"], recipe.class_weights == "balanced")
         self.optimizer = _optimizer(network, recipe, device)
         self.curve: dict[str, list[dict[str, float]]] = {"train": [], "dev": []}
-        an_epoch = math.ceil(len(splits["train"]) / recipe.batch_size)
-        self.steps = min(an_epoch * recipe.epochs, recipe.max_steps or math.inf)
+        self.an_epoch = math.ceil(len(splits["train"]) / recipe.batch_size)
+        self.steps = int(min(self.an_epoch * recipe.epochs, recipe.max_steps or math.inf))
         self.seconds, self.seen, self.real, self.padded = 0.0, 0, 0, 0
         self.waiting: list[tuple[int, float, torch.Tensor]] = []
 
@@ -150,16 +160,17 @@ class _Loop:
         if not self.steps:
             note = "no product with words was met before the dev day: the encoder stays as it was"
             self.progress({"event": "note", "text": note})
-        # Batches and dropout draw from generators of their own, so that neither depends on the other.
-        rng, step, epoch = np.random.default_rng(self.recipe.seed), 0, 0
+        step = self._resumed()
         told = time.perf_counter()  # across epochs, for one may take less than a second
+        train, size = self.splits["train"], self.recipe.batch_size
         while step < self.steps:
-            epoch += 1
-            train = self.splits["train"]
-            batches = bucketed(self.tokens.lengths[train.text], self.recipe.batch_size, rng)
+            epoch, done = divmod(step, self.an_epoch)
+            if step and not done and len(self.splits["dev"]):
+                self._on_dev(step, epoch)
+            batches = bucketed(self.tokens.lengths[train.text], size, self._random(BATCHES, epoch))
             began = time.perf_counter()
             self.network.train()
-            for rows in batches[: int(self.steps) - step]:
+            for rows in batches[done : done + self.steps - step]:
                 step += 1
                 self._step(step, train.take(rows))
                 crash_point("train.step")
@@ -167,24 +178,54 @@ class _Loop:
                 if now - told > 1 or step == self.steps:
                     self._tell(step, self.seconds + now - began)
                     told = now
+                if self.checkpoints and self.checkpoints.due():
+                    self._keep(self.checkpoints, step, self.seconds + now - began)
             self._collect()
             self.seconds += time.perf_counter() - began
-            if step < self.steps and len(self.splits["dev"]):
-                self._on_dev(step, epoch)
         self.report = self._measure("dev", "test")
         if self.steps and len(self.splits["dev"]):
-            self._dev_point(step, epoch, *self.report["dev"])
+            self._dev_point(step, math.ceil(step / self.an_epoch), *self.report["dev"])
+
+    def _random(self, stream: int, at: int) -> np.random.Generator:
+        return np.random.default_rng([self.recipe.seed, stream, at])
+
+    def _resumed(self) -> int:
+        """The step of the checkpoint, whose state is put back; 0 without one."""
+        kept = self.checkpoints.read() if self.checkpoints and self.steps else None
+        if not kept:
+            return 0
+        tensors, state = kept
+        losses = tensors.pop("losses").tolist()
+        put_back(tensors, self.network, self.optimizer)
+        for step, loss in enumerate(losses, 1):
+            rate = learning_rate(step, self.steps, self.recipe)
+            self.curve["train"].append({"step": step, "loss": loss, "rate": rate})
+        self.curve["dev"] = state["dev"]
+        self.seconds, self.seen = state["seconds"], state["seen"]
+        self.real, self.padded = state["real"], state["padded"]
+        self.progress({"event": "resumed", "step": len(losses), "steps": self.steps})
+        return len(losses)
+
+    def _keep(self, checkpoints: Checkpoints, step: int, seconds: float) -> None:
+        self._collect()
+        losses = [point["loss"] for point in self.curve["train"]]
+        tensors = state_of(self.network, self.optimizer) | {
+            "losses": torch.tensor(losses, dtype=torch.float64)
+        }
+        figures = {"seconds": seconds, "seen": self.seen, "real": self.real, "padded": self.padded}
+        checkpoints.write(tensors, {"step": step, "dev": self.curve["dev"], **figures})
 
     def _step(self, step: int, examples: Examples) -> None:
-        rate = learning_rate(step, int(self.steps), self.recipe)
+        rate = learning_rate(step, self.steps, self.recipe)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
+        torch.manual_seed(int(self._random(DROPOUT, step).integers(2**63)))
         ids, mask = self.tokens.batch(examples.text, self.device)
         targets = torch.from_numpy(examples.target).to(self.device)
         with precision(self.device):
             loss = self.loss(self.network(ids, mask), targets)
             if self.recipe.contrast and len(self.pairs):
-                loss = loss + self.recipe.contrast * self._contrast(len(examples))
+                loss = loss + self.recipe.contrast * self._contrast(step, len(examples))
         loss.backward()
         nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.clip)
         self.optimizer.step()
@@ -195,9 +236,9 @@ class _Loop:
         self.real += int(self.tokens.lengths[examples.text].sum())
         self.padded += ids.numel()
 
-    def _contrast(self, size: int) -> torch.Tensor:
+    def _contrast(self, step: int, size: int) -> torch.Tensor:
         """How well the vectors of `size` drawn pairs find each other (`contrastive_loss`)."""
-        pairs = self.pairs[self.random.integers(0, len(self.pairs), size)]
+        pairs = self.pairs[self._random(PAIRS, step).integers(0, len(self.pairs), size)]
         texts, place = np.unique(pairs, return_inverse=True)
         ids, mask = self.tokens.batch(texts, self.device)
         self.real += int(self.tokens.lengths[texts].sum())
@@ -261,7 +302,7 @@ class _Loop:
 
     def metrics(self) -> dict[str, Any]:
         return {
-            "steps": int(self.steps),
+            "steps": self.steps,
             "pairs": len(self.pairs),
             "examples": {name: len(self.splits[name]) for name in SPLITS},
             **{name: report for name, (report, _) in self.report.items()},
