@@ -21,16 +21,14 @@ import numpy as np
 from assets.model.recipe import Recipe, load_recipe, recipe_file
 from assets.model.report import report_table
 from assets.model.snapshot import Snapshot, snapshot_of
-from assets.model.train import SEQUENCE_DEV
+from assets.model.train import REFUSED, SEQUENCE_DEV
 from assets.model.vectors import item_vectors
 from resources.crash import crash_point
-from resources.devices import CPU, Device, lease_device
+from resources.devices import CPU, Lease, lease_devices
 from resources.home import Home
 from resources.model_store import ModelStore
 
 Log = Callable[[str], None]
-REFUSED = 2
-"""Exit status of a worker that was given something wrong."""
 PATIENCE = 3.0
 """Seconds that an interrupted worker has to end by itself before it is killed."""
 FORGOTTEN = 7 * 86400.0
@@ -60,7 +58,7 @@ class Bundle:
     speed: dict[str, Any]
     """The worker's last event: device, seconds, examples_per_second, …; not part of the bundle."""
     device: str
-    """The device that was leased."""
+    """The devices that were leased."""
 
     @property
     def trained_on(self) -> str:
@@ -70,11 +68,14 @@ class Bundle:
         return f"{self.device} ({self.speed['device']})"
 
 
-def make_bundle(home: Home, day: date, log: Log = lambda message: None) -> Bundle:
+def make_bundle(home: Home, day: date, log: Log = lambda message: None, devices: int = 1) -> Bundle:
     """Train on the snapshot of `day` and seal the result as that night's candidate.
 
     The device is held by the worker process itself, so it is free exactly when the worker is gone. A training
     that was ended before goes on from its last checkpoint, and the result is the same.
+
+    Args:
+        devices: how many to train on, where the machine has so many.
 
     Raises:
         FileNotFoundError: the day has no snapshot.
@@ -88,13 +89,13 @@ def make_bundle(home: Home, day: date, log: Log = lambda message: None) -> Bundl
     store = ModelStore(home)
     with store.stage() as folder:
         crash_point("bundle.staged")
-        with lease_device(home, log) as device:
+        with lease_devices(home, log, count=devices) as lease:
             crash_point("bundle.device_leased")
             speed = run_worker(
                 snapshot.path,
                 folder,
                 recipe,
-                device=device,
+                lease=lease,
                 cache=home.vectors,
                 checkpoint=checkpoint,
                 log=log,
@@ -114,7 +115,7 @@ def make_bundle(home: Home, day: date, log: Log = lambda message: None) -> Bundl
         metrics=json.loads((path / "metrics.json").read_text(encoding="utf-8")),
         curve=json.loads((path / "loss.json").read_text(encoding="utf-8")),
         speed=speed,
-        device=device.name,
+        device=lease.name,
     )
 
 
@@ -138,14 +139,15 @@ def run_worker(
     out: Path,
     recipe: Path,
     *,
-    device: Device,
+    lease: Lease,
     cache: Path,
     checkpoint: Path | None = None,
     log: Log = lambda message: None,
 ) -> dict[str, Any]:
-    """Train in a child process on a leased device, and pass on its progress.
+    """Train in a child process on leased devices, and pass on its progress.
 
-    The child sees that device only, inherits the lease, and ends when this process does. It is ended too when
+    The child sees those devices only, inherits the lease, shares the work with others of its kind where there
+    are several devices, and ends when this process does. It is ended too when
     this function is left by an exception, such as the interruption of a run.
 
     Returns:
@@ -155,10 +157,11 @@ def run_worker(
         WorkerError: it ended with an error.
     """
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors:
-        arguments = {"snapshot": snapshot, "out": out, "config": recipe, "vectors": cache}
+        arguments: dict[str, object] = {"snapshot": snapshot, "out": out, "config": recipe, "vectors": cache}
+        arguments["processes"] = len(lease.names)
         if checkpoint:
             arguments["checkpoint"] = checkpoint
-        with _worker(arguments, device, errors) as process:
+        with _worker(arguments, lease, errors) as process:
             crash_point("bundle.worker_started")
             done: dict[str, Any] = {}
             for line in process.stdout or ():
@@ -168,7 +171,9 @@ def run_worker(
             status = process.wait()
         if status or not done:
             errors.seek(0)
-            raise WorkerError(status, errors.read().strip()[-COMPLAINT:])
+            # Several processes may say the same.
+            said = "\n".join(dict.fromkeys(errors.read().strip().splitlines()))
+            raise WorkerError(status, said[-COMPLAINT:])
     return done
 
 
@@ -200,13 +205,13 @@ def sentence(event: dict[str, Any]) -> str:
 
 @contextmanager
 def _worker(
-    arguments: Mapping[str, Path], device: Device, errors: IO[str]
+    arguments: Mapping[str, object], lease: Lease, errors: IO[str]
 ) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-m", "assets.model.train", "--parent", str(os.getpid())]
     for name, value in arguments.items():
         command += [f"--{name}", str(value)]
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=errors, text=True, env=device.env, pass_fds=[device.fd]
+        command, stdout=subprocess.PIPE, stderr=errors, text=True, env=lease.env, pass_fds=lease.fds
     )
     try:
         yield process

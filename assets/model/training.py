@@ -1,4 +1,4 @@
-"""The fine-tuning loop: any task, any encoder, one device.
+"""The fine-tuning loop: any task, any encoder, one device or several (`peers`).
 
 The same seed, snapshot and recipe give the same weights on the same machine, also where the training was
 ended on the way and went on from a checkpoint: what a step draws depends on the seed and its number alone.
@@ -20,6 +20,7 @@ from torch import nn
 from assets.model.batches import Tokens, bucketed, by_length, longest
 from assets.model.checkpoints import Checkpoints, fingerprint, put_back, state_of
 from assets.model.network import precision
+from assets.model.peers import Peers, local_rank
 from assets.model.recipe import Recipe
 from assets.model.tasks import SPLITS, Examples, Loss, Task, TaskData
 from resources.crash import crash_point
@@ -56,8 +57,12 @@ class Trained:
 
 
 def pick_device() -> torch.device:
-    """The GPU that CUDA_VISIBLE_DEVICES leaves visible, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """The GPU that CUDA_VISIBLE_DEVICES leaves visible (of several, that of this process), else the CPU."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    device = torch.device("cuda", local_rank() or 0)
+    torch.cuda.set_device(device)
+    return device
 
 
 def train(  # noqa: PLR0917
@@ -69,12 +74,14 @@ def train(  # noqa: PLR0917
     device: torch.device,
     progress: Progress = lambda event: None,
     checkpoints: Checkpoints | None = None,
+    peers: Peers = Peers(),  # noqa: B008 - frozen
 ) -> Trained:
     """Fine-tune an encoder on a task.
 
     float32 weights, and bfloat16 arithmetic where the device has it (`precision`). Batches hold texts of like
     length and are padded to the longest of them only. The dev split is measured after every epoch, dev and
     test at the end. Where `checkpoints` holds a state of this training, it goes on from there.
+    Of several processes that train together, each calls this with the same arguments, and gets the same.
 
     Without examples nothing is trained, and the network is the encoder with a fresh head.
 
@@ -89,7 +96,7 @@ def train(  # noqa: PLR0917
     if checkpoints:
         start = {"start": fingerprint(network), "tokens": tokens.fingerprint}
         checkpoints.of = {**checkpoints.of, **start}
-    loop = _Loop(task, network, tokens, splits, data.pairs, recipe, device, progress, checkpoints)
+    loop = _Loop(task, network, tokens, splits, data.pairs, recipe, device, progress, checkpoints, peers)
     try:
         loop.run()
     except torch.OutOfMemoryError as error:
@@ -129,6 +136,20 @@ def outputs_of(
     return back
 
 
+class _Both(nn.Module):
+    """What a step asks of the network, in one call, as DistributedDataParallel wants it."""
+
+    def __init__(self, network: TextClassifier) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, *batches: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Ids and mask [B, T] -> outputs [B, …]; with another ids and mask [C, T], also vectors [C, D]."""
+        ids, mask, *others = batches
+        outputs = self.network(ids, mask)
+        return (outputs, self.network.vectors(*others)) if others else (outputs,)
+
+
 class _Loop:
     def __init__(  # noqa: PLR0917
         self,
@@ -141,10 +162,12 @@ class _Loop:
         device: torch.device,
         progress: Progress,
         checkpoints: Checkpoints | None,
+        peers: Peers,
     ) -> None:
         self.task, self.network, self.tokens, self.splits = task, network, tokens, splits
         self.recipe, self.device, self.progress, self.pairs = recipe, device, progress, pairs
-        self.checkpoints = checkpoints
+        self.checkpoints, self.peers = checkpoints, peers
+        self.model = peers.together(_Both(network), device)
         self.wanted = np.bincount(pairs[:, 1], minlength=len(tokens.lengths)) / max(len(pairs), 1)
         self.loss: Loss = task.loss(splits["train"], recipe.class_weights == "balanced")
         self.optimizer = _optimizer(network, recipe, device)
@@ -178,7 +201,7 @@ class _Loop:
                 if now - told > 1 or step == self.steps:
                     self._tell(step, self.seconds + now - began)
                     told = now
-                if self.checkpoints and self.checkpoints.due():
+                if self.checkpoints and not self.peers.rank and self.checkpoints.due():
                     self._keep(self.checkpoints, step, self.seconds + now - began)
             self._collect()
             self.seconds += time.perf_counter() - began
@@ -186,16 +209,18 @@ class _Loop:
         if self.steps and len(self.splits["dev"]):
             self._dev_point(step, math.ceil(step / self.an_epoch), *self.report["dev"])
 
-    def _random(self, stream: int, at: int) -> np.random.Generator:
-        return np.random.default_rng([self.recipe.seed, stream, at])
+    def _random(self, stream: int, *at: int) -> np.random.Generator:
+        return np.random.default_rng([self.recipe.seed, stream, *at])
 
     def _resumed(self) -> int:
         """The step of the checkpoint, whose state is put back; 0 without one."""
         kept = self.checkpoints.read() if self.checkpoints and self.steps else None
+        losses = kept[0].pop("losses").tolist() if kept else []
+        if not self.peers.agree(len(losses), self.device):
+            raise TrainingError("the processes found different checkpoints: try again")
         if not kept:
             return 0
         tensors, state = kept
-        losses = tensors.pop("losses").tolist()
         put_back(tensors, self.network, self.optimizer)
         for step, loss in enumerate(losses, 1):
             rate = learning_rate(step, self.steps, self.recipe)
@@ -219,33 +244,42 @@ class _Loop:
         rate = learning_rate(step, self.steps, self.recipe)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        torch.manual_seed(int(self._random(DROPOUT, step).integers(2**63)))
-        ids, mask = self.tokens.batch(examples.text, self.device)
+        torch.manual_seed(int(self._random(DROPOUT, step, self.peers.rank).integers(2**63)))
+        batches = [self._batch(examples.text)]
+        pairs = self.pairs[:0]
+        if self.recipe.contrast and len(self.pairs):
+            pairs = self.pairs[self._random(PAIRS, step).integers(0, len(self.pairs), len(examples))]
+            texts, place = np.unique(pairs, return_inverse=True)
+            batches.append(self._batch(texts))
         targets = torch.from_numpy(examples.target).to(self.device)
         with precision(self.device):
-            loss = self.loss(self.network(ids, mask), targets)
-            if self.recipe.contrast and len(self.pairs):
-                loss = loss + self.recipe.contrast * self._contrast(step, len(examples))
-        loss.backward()
+            outputs, *vectors = self.model(*(tensor for batch in batches for tensor in batch))
+            loss = self.loss(self.peers.gathered(outputs, len(examples)), targets)
+            if vectors:
+                gathered = self.peers.gathered(vectors[0], len(texts))
+                loss = loss + self.recipe.contrast * self._contrast(pairs, place.reshape(-1, 2), gathered)
+        # Each process has the gradient of its own rows, and their mean is taken: the sum is what is meant.
+        (loss * self.peers.count).backward()
         nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.clip)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         # Reading a loss would make a GPU wait; they are read together, about once a second.
         self.waiting.append((step, rate, loss.detach()))
         self.seen += len(examples)
-        self.real += int(self.tokens.lengths[examples.text].sum())
-        self.padded += ids.numel()
 
-    def _contrast(self, step: int, size: int) -> torch.Tensor:
-        """How well the vectors of `size` drawn pairs find each other (`contrastive_loss`)."""
-        pairs = self.pairs[self._random(PAIRS, step).integers(0, len(self.pairs), size)]
-        texts, place = np.unique(pairs, return_inverse=True)
-        ids, mask = self.tokens.batch(texts, self.device)
-        self.real += int(self.tokens.lengths[texts].sum())
-        self.padded += ids.numel()
-        vectors = self.network.vectors(ids, mask)
+    def _batch(self, texts: NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Ids and mask of this process's share of some texts, padded to the longest of them all."""
+        lengths = self.tokens.lengths[texts]
+        self.real += int(lengths.sum())
+        self.padded += int(lengths.max()) * len(texts)
+        return self.tokens.batch(self.peers.share(texts), self.device, int(lengths.max()))
+
+    def _contrast(
+        self, pairs: NDArray[np.int64], place: NDArray[np.int64], vectors: torch.Tensor
+    ) -> torch.Tensor:
+        """How well pairs of texts find each other by their vectors, in rows `place` (`contrastive_loss`)."""
         share = torch.from_numpy(self.wanted[pairs[:, 1]].astype(np.float32)).to(self.device)
-        rows = torch.from_numpy(place.reshape(-1, 2)).to(self.device)
+        rows = torch.from_numpy(place).to(self.device)
         return contrastive_loss(vectors[rows[:, 0]], vectors[rows[:, 1]], rows, share)
 
     def _collect(self) -> None:
@@ -285,12 +319,16 @@ class _Loop:
     def _measure(self, *names: str) -> dict[str, tuple[dict[str, Any], float]]:
         """{split: (the task's report, mean loss without class weights)}; each text goes through once."""
         texts = np.unique(np.concatenate([self.splits[name].text for name in names]))
-        if not len(texts):
-            outputs = np.zeros((0, max(len(self.task.labels), 1)), np.float32)
-        else:
-            outputs = outputs_of(self.network, self.tokens, texts, self.device)
+        outputs = self._outputs(texts)
         places = {name: np.searchsorted(texts, self.splits[name].text) for name in names}
         return {name: self._judged(self.splits[name], outputs[at]) for name, at in places.items()}
+
+    def _outputs(self, texts: NDArray[np.int64]) -> NDArray[np.float32]:
+        """[len(texts), …] of the network, each process seeing to its share."""
+        if not len(texts):
+            return np.zeros((0, max(len(self.task.labels), 1)), np.float32)
+        own = outputs_of(self.network, self.tokens, self.peers.share(texts), self.device)
+        return self.peers.gathered(torch.from_numpy(own).to(self.device), len(texts)).cpu().numpy()
 
     def _judged(self, examples: Examples, outputs: NDArray[np.float32]) -> tuple[dict[str, Any], float]:
         """The loss of no examples is 0."""

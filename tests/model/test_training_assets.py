@@ -244,7 +244,7 @@ def test_the_snapshot_depends_on_its_look_back_days_and_the_training_asks_for_a_
     deps = training_snapshot.asset_deps[training_snapshot.key]
     assert dg.AssetKey(["labels", "lbl_behaviors"]) in deps
     assert all(training_snapshot.get_partition_mapping(dep) == look_back for dep in deps)
-    assert fine_tuned_model.op.tags["nightshelf/device"] == "gpu"
+    assert fine_tuned_model.op.tags["nightshelf/devices"] == "1"
 
 
 def test_the_definitions_load_nothing_heavy() -> None:

@@ -16,10 +16,11 @@ PROJECT = Path(__file__).parents[2]
 JOB = """
 import json, os, sys, time
 import dagster as dg
-from orchestration.executors import DEVICE_TAG, device_executor
+from orchestration.executors import device_executor
+from resources.devices import TAG
 
 def training(name):
-    @dg.op(name=name, tags={DEVICE_TAG: "gpu"})
+    @dg.op(name=name, tags={TAG: "1"})
     def train():
         began = time.time()
         time.sleep(1.0)
