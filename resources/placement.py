@@ -18,15 +18,15 @@ def training_tags(training: Training) -> dict[str, Any]:
     `nightshelf/devices` is how many devices the step leases where it runs, and what the executor `devices`
     counts; `dagster-k8s/config` and `dagster-ray/config` are read by Dagster's executors of those names.
     """
-    spec: dict[str, Any] = {"tolerations": [toleration.content for toleration in training.tolerations]}
-    if training.node_selector:
-        spec["node_selector"] = dict(training.node_selector)
     gpus = str(training.devices)
+    # A cluster would look for a node with GPUs also where none is asked for by a limit of 0.
+    container = {"resources": {"limits": {training.gpu_resource: gpus}}} if training.devices else {}
+    pod = {
+        "node_selector": training.node_selector,
+        "tolerations": [toleration.content for toleration in training.tolerations],
+    }
     return {
         TAG: gpus,
-        "dagster-k8s/config": {
-            "container_config": {"resources": {"limits": {training.gpu_resource: gpus}}},
-            "pod_spec_config": spec,
-        },
+        "dagster-k8s/config": {"container_config": container, "pod_spec_config": pod},
         "dagster-ray/config": {"num_gpus": training.devices},
     }
