@@ -116,8 +116,8 @@ def lease_devices(
 
     with ExitStack() as held:
         # One gathers at a time: two that held half of what they need would wait for each other for ever.
-        turn = files[0].with_name("devices.turn")
-        with lease_one_of([turn], timeout=timeout, on_wait=wait, poll=0.2):
+        turn = files[0].with_name("queue-for-devices.lock")
+        with lease_one_of([turn], timeout=timeout, on_wait=wait, told_after=1, poll=0.2):
             got = [
                 held.enter_context(lease_one_of(files, timeout=timeout, on_wait=wait, poll=0.2))
                 for _ in range(wanted)

@@ -84,7 +84,6 @@ def joined(device: torch.device) -> Iterator[Peers]:
         yield Peers()
         return
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=WAIT)
-    try:
-        yield Peers(dist.get_rank(), dist.get_world_size())
-    finally:
-        dist.destroy_process_group()
+    yield Peers(dist.get_rank(), dist.get_world_size())
+    # Not after an error: the others may wait for this one, and it would wait for them.
+    dist.destroy_process_group()
