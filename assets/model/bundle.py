@@ -61,6 +61,12 @@ class Bundle:
     """The devices that were leased."""
 
     @property
+    def peak(self) -> str:
+        """What the utilisation is a share of, in words."""
+        by = "by its data sheet" if self.speed["peak_known"] else "measured by a matrix product"
+        return f"{self.speed['peak_tflops']:.3g} TFLOPS, {by}"
+
+    @property
     def trained_on(self) -> str:
         """The device in words."""
         if self.device == CPU:
@@ -190,7 +196,8 @@ def sentence(event: dict[str, Any]) -> str:
         case "step":
             return (
                 f"step {event['step']:,} of {event['steps']:,}: loss {event['loss']:.4f}, "
-                f"{event['examples_per_second']:.0f} examples/s, {event['tokens_per_second']:,} tokens/s, "
+                f"{event['examples_per_second']:.0f} examples/s, {event['tokens_per_second']:,.0f} tokens/s "
+                f"({event['real_tokens_per_second']:,.0f} without padding), MFU {event['mfu']:.1%}, "
                 f"{event['seconds_left']} s left"
             )
         case "dev":

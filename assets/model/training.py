@@ -19,6 +19,7 @@ from torch import nn
 
 from assets.model.batches import Tokens, bucketed, by_length, longest
 from assets.model.checkpoints import Checkpoints, fingerprint, put_back, state_of
+from assets.model.flops import Cost, peak_of
 from assets.model.network import precision
 from assets.model.peers import Peers, local_rank
 from assets.model.recipe import Recipe
@@ -51,9 +52,10 @@ class Trained:
     """steps, examples of each split, and the task's report on dev and test."""
     curve: dict[str, list[dict[str, float]]]
     """train: [{step, loss, rate}]; dev: [{step, epoch, loss, …}]."""
-    speed: dict[str, float]
-    """train_seconds, examples_per_second, tokens_per_second (real ones), padding (share of all tokens); all
-    over the whole training, whichever process did it."""
+    speed: dict[str, Any]
+    """train_seconds, examples_per_second, tokens_per_second, real_tokens_per_second, padding (share of all
+    tokens), mfu (model FLOPs utilisation), peak_tflops, peak_known; all over the whole training, whichever
+    process did it."""
 
 
 def pick_device() -> torch.device:
@@ -174,7 +176,8 @@ class _Loop:
         self.curve: dict[str, list[dict[str, float]]] = {"train": [], "dev": []}
         self.an_epoch = math.ceil(len(splits["train"]) / recipe.batch_size)
         self.steps = int(min(self.an_epoch * recipe.epochs, recipe.max_steps or math.inf))
-        self.seconds, self.seen, self.real, self.padded = 0.0, 0, 0, 0
+        self.seconds, self.seen, self.real, self.padded, self.flops = 0.0, 0, 0, 0, 0.0
+        self.cost, self.peak = Cost.of(network), peak_of(device)
         self.waiting: list[tuple[int, float, torch.Tensor]] = []
 
     def run(self) -> None:
@@ -227,7 +230,7 @@ class _Loop:
             self.curve["train"].append({"step": step, "loss": loss, "rate": rate})
         self.curve["dev"] = state["dev"]
         self.seconds, self.seen = state["seconds"], state["seen"]
-        self.real, self.padded = state["real"], state["padded"]
+        self.real, self.padded, self.flops = state["real"], state["padded"], state["flops"]
         self.progress({"event": "resumed", "step": len(losses), "steps": self.steps})
         return len(losses)
 
@@ -237,8 +240,9 @@ class _Loop:
         tensors = state_of(self.network, self.optimizer) | {
             "losses": torch.tensor(losses, dtype=torch.float64)
         }
-        figures = {"seconds": seconds, "seen": self.seen, "real": self.real, "padded": self.padded}
-        checkpoints.write(tensors, {"step": step, "dev": self.curve["dev"], **figures})
+        figures = {"seen": self.seen, "real": self.real, "padded": self.padded, "flops": self.flops}
+        state = {"step": step, "dev": self.curve["dev"], "seconds": seconds, **figures}
+        checkpoints.write(tensors, state)
 
     def _step(self, step: int, examples: Examples) -> None:
         rate = learning_rate(step, self.steps, self.recipe)
@@ -272,6 +276,7 @@ class _Loop:
         lengths = self.tokens.lengths[texts]
         self.real += int(lengths.sum())
         self.padded += int(lengths.max()) * len(texts)
+        self.flops += self.cost.step(lengths)
         return self.tokens.batch(self.peers.share(texts), self.device, int(lengths.max()))
 
     def _contrast(
@@ -301,8 +306,7 @@ class _Loop:
                 "step": step,
                 "steps": self.steps,
                 "loss": self.curve["train"][-1]["loss"],
-                "examples_per_second": round(self.seen / seconds, 1),
-                "tokens_per_second": round(self.real / seconds),
+                **self._rates(seconds),
                 "seconds_left": round(seconds / step * (self.steps - step)),
             }
         )
@@ -346,13 +350,21 @@ class _Loop:
             **{name: report for name, (report, _) in self.report.items()},
         }
 
-    def speed(self) -> dict[str, float]:
-        seconds = max(self.seconds, 1e-9)
+    def _rates(self, seconds: float) -> dict[str, float]:
+        return {
+            "examples_per_second": round(self.seen / seconds, 1),
+            "tokens_per_second": round(self.padded / seconds, 1),
+            "real_tokens_per_second": round(self.real / seconds, 1),
+            "mfu": round(self.flops / seconds / self.peak.flops / self.peers.count, 4),
+        }
+
+    def speed(self) -> dict[str, Any]:
         return {
             "train_seconds": round(self.seconds, 2),
-            "examples_per_second": round(self.seen / seconds, 1),
-            "tokens_per_second": round(self.real / seconds, 1),
+            **self._rates(max(self.seconds, 1e-9)),
             "padding": round(1 - self.real / max(self.padded, 1), 4),
+            "peak_tflops": round(self.peak.flops * self.peers.count / 1e12, 3),
+            "peak_known": self.peak.known,
         }
 
 

@@ -118,6 +118,9 @@ def test_the_metadata_tells_the_story(night: dg.ExecuteInProcessResult) -> None:
     assert "| *macro* |" in str(found["report"])
     for name in ("tokens per second", "examples per second", "training seconds", "encoding seconds"):
         assert float(str(found[name])) > 0
+    assert 0 < float(str(found["model FLOPs utilisation"])) < 1
+    assert float(str(found["non-padding tokens per second"])) <= float(str(found["tokens per second"]))
+    assert str(found["peak of the device"]).endswith("TFLOPS, measured by a matrix product")
 
 
 def test_another_home_that_knows_the_future_makes_the_same_model_figures_and_shelf(
