@@ -80,7 +80,7 @@ def test_a_training_runs_in_a_pod_that_asks_for_what_the_shop_has_set(tmp_path: 
             "load_incluster_config": False,
             "kubeconfig_file": str(cluster.kubeconfig()),
             "job_namespace": "shop",
-            "job_image": "registry.example/nightshelf:1",
+            "job_image": "nightshelf:1",
             "service_account_name": "dagster",
             "instance_config_map": "dagster-instance",
             "env_vars": [f"NIGHTSHELF_HOME={home.root}", "NIGHTSHELF_DEVICES=fake:1"],
@@ -96,7 +96,7 @@ def test_a_training_runs_in_a_pod_that_asks_for_what_the_shop_has_set(tmp_path: 
     pod = job["spec"]["template"]["spec"]
     (container,) = pod["containers"]
     assert container["resources"]["limits"] == {"nvidia.com/gpu": "2"}
-    assert container["image"] == "registry.example/nightshelf:1"
+    assert container["image"] == "nightshelf:1"
     assert pod["nodeSelector"] == {"accelerator": "l4"}
     assert pod["tolerations"] == [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
     claim = {"name": "home", "persistentVolumeClaim": {"claimName": "nightshelf-home"}}
