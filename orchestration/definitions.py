@@ -14,7 +14,7 @@ from assets.recommendations import assets as recommendations
 from assets.recommendations import checks as recommendations_checks
 from assets.warehouse import assets as warehouse
 from orchestration import jobs
-from orchestration.executors import device_executor
+from orchestration.executors import executor_of
 from orchestration.schedules import nightly_schedule
 from orchestration.sensors import sensors
 from resources.io_manager import NoPickle
@@ -61,5 +61,5 @@ defs = dg.Definitions(
     schedules=[nightly_schedule],
     sensors=sensors,
     resources={**warehouse.RESOURCES, "io_manager": NoPickle(), "notifier": notifier},
-    executor=device_executor,
+    executor=executor_of(SHOP),
 )

@@ -1,5 +1,8 @@
 """Where the steps of a run are executed: in processes of their own, and no more trainings than devices.
 
+One setting (`executor` in shop.yaml) puts Dagster's executor for Kubernetes or dagster-ray's in the place of
+this one; what the steps then ask of the cluster is in their op tags (`resources.placement`).
+
 Each step is forked from a server process that has already imported the definitions, which makes it some four
 times as quick to start as a fresh interpreter. Nothing that initialises CUDA may be preloaded: the
 definitions import no torch, and a test holds that. The bound on trainings is per run; what guards a device
@@ -18,14 +21,12 @@ from dagster._core.execution.retries import RetryMode
 from dagster._core.executor.multiprocess import MultiprocessExecutor
 
 from orchestration.launcher import run_lease
-from resources.home import Home
+from resources.devices import TAG, VARIABLE
+from resources.home import Home, Shop
 
 if TYPE_CHECKING:
     from dagster._core.execution.context.system import PlanOrchestrationContext
     from dagster._core.execution.plan.plan import ExecutionPlan
-
-DEVICE_TAG = "nightshelf/device"
-"""Op tag of the steps that need a device; its value is the kind, `gpu`."""
 
 PRELOAD = ("orchestration.definitions", "orchestration.step_server")
 
@@ -63,8 +64,53 @@ def device_executor(init: dg.InitExecutorContext) -> LeasedExecutor:
     return LeasedExecutor(
         retries=RetryMode.ENABLED,
         max_concurrent=_asked(init) or min(4, max(2, os.cpu_count() or 2)),
-        # Without any device the CPU is the one device there is.
-        tag_concurrency_limits=[{"key": DEVICE_TAG, "value": "gpu", "limit": max(1, len(devices()))}],
+        # Without any device the CPU is the one device there is. A step that asks for several counts once:
+        # it then waits for its lease.
+        tag_concurrency_limits=[{"key": TAG, "limit": max(1, len(devices()))}],
         start_method="forkserver",
         explicit_forkserver_preload=list(PRELOAD),
+    )
+
+
+def executor_of(shop: Shop) -> dg.ExecutorDefinition:
+    """The executor that a shop has chosen.
+
+    Raises:
+        ImportError: its package is not installed.
+    """
+    match shop.executor:
+        case "k8s":
+            return _k8s_executor()
+        case "ray":
+            return _ray_executor()
+        case _:
+            return device_executor
+
+
+def _k8s_executor() -> dg.ExecutorDefinition:
+    try:
+        from dagster_k8s import k8s_job_executor
+    except ModuleNotFoundError as error:
+        raise _missing("k8s", "dagster-k8s") from error
+    # Image, volumes and environment are the run launcher's (dagster.yaml), and the steps get them too. Owner
+    # references, or the pods of steps would outlive that of their run.
+    return k8s_job_executor.configured({"enable_owner_references": True})
+
+
+def _ray_executor() -> dg.ExecutorDefinition:
+    try:
+        from dagster_ray import ray_executor
+    except ModuleNotFoundError as error:
+        raise _missing("ray", "dagster-ray") from error
+    # Ray starts a step with its own environment, not with that of the run. Secrets stay out: its dashboard
+    # shows them.
+    names = ("DAGSTER_HOME", "NIGHTSHELF_MEMORY_LIMIT", VARIABLE)
+    passed_on = [f"NIGHTSHELF_HOME={Home.current().root}", *(name for name in names if name in os.environ)]
+    return ray_executor.configured({"ray": {"env_vars": passed_on}})
+
+
+def _missing(name: str, package: str) -> ImportError:
+    return ImportError(
+        f"shop.yaml: executor: {name} needs the package {package}: run `pip install 'nightshelf[{name}]'`, "
+        "or write `executor: devices`"
     )

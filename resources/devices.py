@@ -1,7 +1,8 @@
 """Devices to train on, one training at a time on each.
 
 What guards a device is not the step but the training process: the lease is a file lock that it inherits, so
-it lasts exactly as long as the process, however step and run were ended. A GPU belongs to the machine, so its
+it lasts exactly as long as the process, however step and run were ended. A step says by an op tag how many
+devices it asks for. A GPU belongs to the machine, so its
 lock is one for all homes of a user, under the GPU's UUID; the CPU and pretended devices are a home's own.
 Nothing here imports torch.
 """
@@ -13,7 +14,7 @@ import re
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,8 +26,12 @@ if TYPE_CHECKING:
 
 CPU = "cpu"
 VARIABLE = "NIGHTSHELF_DEVICES"
+TAG = "nightshelf/devices"
+"""Op tag of the steps that need devices; its value is how many."""
 LEASED = "NIGHTSHELF_DEVICE"
-"""Environment variable that tells a child which device it holds; without it, encoding stays on the CPU."""
+"""Environment variable that tells a child which devices it holds; without it, encoding stays on the CPU."""
+LEASES = "NIGHTSHELF_LEASES"
+"""Environment variable that tells a child which file descriptors carry the leases."""
 
 
 class DeviceError(RuntimeError):
@@ -43,15 +48,19 @@ def share_cores() -> None:
 
 
 @dataclass(frozen=True)
-class Device:
-    """A leased device."""
+class Lease:
+    """Leased devices."""
 
-    name: str
-    """`0` and so on, a GPU's UUID, `fake:0` and so on, or `cpu`."""
+    names: tuple[str, ...]
+    """`0` and so on, GPUs' UUIDs, `fake:0` and so on, or `cpu`."""
     env: dict[str, str]
-    """Whole environment for the process that trains: it sees this device and no other."""
-    fd: int
-    """Carries the lease: start the process with `pass_fds=[fd]`."""
+    """Whole environment for the process that trains: it sees these devices and no others."""
+    fds: tuple[int, ...]
+    """Carry the lease: start the process with `pass_fds=lease.fds`."""
+
+    @property
+    def name(self) -> str:
+        return ", ".join(self.names)
 
 
 def devices() -> list[str]:
@@ -78,29 +87,50 @@ def devices() -> list[str]:
 
 
 @contextmanager
-def lease_device(
-    home: Home, log: Callable[[str], None] = lambda message: None, timeout: float | None = None
-) -> Iterator[Device]:
-    """Wait for a device and hold it. Without a GPU, the CPU is the one device there is, and the log says so.
+def lease_devices(
+    home: Home,
+    log: Callable[[str], None] = lambda message: None,
+    timeout: float | None = None,
+    count: int = 1,
+) -> Iterator[Lease]:
+    """Wait for devices and hold them.
+
+    Without a GPU, the CPU is the one device there is; where a machine has fewer than asked for, it is all of
+    them. The log says so.
 
     Args:
         home: whose `leases` folder holds the lock files of the CPU and of pretended devices.
         log: told what is waited for and what was got.
-        timeout: seconds to wait; for ever where absent.
+        timeout: seconds to wait for each; for ever where absent.
+        count: how many; 0 for the CPU, whatever else there is.
 
     Raises:
         LeaseTimeoutError: no device came free in time.
         DeviceError: `NIGHTSHELF_DEVICES` is malformed, or the machine's lock folder is somebody else's.
     """
-    names = devices() or [CPU]
-    files = _lock_files(home, names)
-    with lease_one_of(files, timeout=timeout, on_wait=lambda m: log(f"{m} to train"), poll=0.2) as (n, fd):
-        name = names[n]
-        if name == CPU:
-            log("No GPU on this machine: training on the CPU.")
+    names = (devices() if count else []) or [CPU]
+    files, wanted = _lock_files(home, names), min(max(count, 1), len(names))
+
+    def wait(message: str) -> None:
+        log(f"{message} to train")
+
+    with ExitStack() as held:
+        # One gathers at a time: two that held half of what they need would wait for each other for ever.
+        turn = files[0].with_name("queue-for-devices.lock")
+        with lease_one_of([turn], timeout=timeout, on_wait=wait, told_after=1, poll=0.2):
+            got = [
+                held.enter_context(lease_one_of(files, timeout=timeout, on_wait=wait, poll=0.2))
+                for _ in range(wanted)
+            ]
+        mine = tuple(names[n] for n, _ in sorted(got))
+        fds = tuple(fd for _, fd in sorted(got))
+        if mine == (CPU,):
+            log(f"{'No GPU on this machine' if count else 'No GPU was asked for'}: training on the CPU.")
         else:
-            log(f"Training on device {name} (of {', '.join(names)}).")
-        yield Device(name, _environment(name), fd)
+            fewer = f"; {count} were asked for" if wanted < count else ""
+            word = "device" if len(mine) == 1 else "devices"
+            log(f"Training on {word} {', '.join(mine)} (of {', '.join(names)}{fewer}).")
+        yield Lease(mine, _environment(mine, fds), fds)
 
 
 def _is_gpu(name: str) -> bool:
@@ -127,13 +157,14 @@ def _machine_folder() -> Path:
     return folder
 
 
-def _environment(name: str) -> dict[str, str]:
+def _environment(names: tuple[str, ...], fds: tuple[int, ...]) -> dict[str, str]:
     return {
         **os.environ,
         # CUDA's own order is fastest first; nvidia-smi, and so our names, go by the bus.
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
-        "CUDA_VISIBLE_DEVICES": name if _is_gpu(name) else "",
-        LEASED: name,
+        "CUDA_VISIBLE_DEVICES": ",".join(name for name in names if _is_gpu(name)),
+        LEASED: ",".join(names),
+        LEASES: ",".join(map(str, fds)),
     }
 
 

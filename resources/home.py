@@ -57,6 +57,36 @@ class ShelfRules(BaseModel):
     not be learnt from the shop's own log; `"*"` for all categories not named."""
 
 
+class Toleration(BaseModel):
+    """A taint of Kubernetes nodes that training pods put up with, in the words of Kubernetes."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    key: str | None = None
+    operator: Literal["Exists", "Equal"] = "Exists"
+    value: str | None = None
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
+
+    @property
+    def content(self) -> dict[str, str]:
+        return self.model_dump(exclude_none=True)
+
+
+class Training(BaseModel):
+    """What a training asks of the machines. `docs/gpu.md` tells how for each executor."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    devices: Annotated[int, Field(ge=0, le=64)] = 1
+    """GPUs of one machine; where it has fewer, those or its CPU. 0 for the CPU in any case."""
+    gpu_resource: str = "nvidia.com/gpu"
+    """What the Kubernetes cluster calls a GPU."""
+    node_selector: dict[str, str] = Field(default_factory=dict)
+    """Labels of the Kubernetes nodes to train on."""
+    tolerations: list[Toleration] = [Toleration(key="nvidia.com/gpu", effect="NoSchedule")]
+    """Taints of those nodes; the default is what GPU nodes usually carry."""
+
+
 class Shop(BaseModel):
     """The shop's decisions, one YAML file (`home/shop.yaml`)."""
 
@@ -74,6 +104,10 @@ class Shop(BaseModel):
     """Last day with logs, for a data set that has ended. Absent for a shop that is open."""
     recipe: str = "nightly"
     """Training recipe: a name in `assets/model/recipes/`, or the path of a YAML file."""
+    executor: Literal["devices", "k8s", "ray"] = "devices"
+    """Where steps run: processes of this machine, pods of a Kubernetes cluster, jobs of a Ray one."""
+    training: Training = Training()
+    """Devices of a training."""
     values: Values = Values()
     rules: ShelfRules = ShelfRules()
     """Brands, diversity, new items, and what was bought already."""
@@ -176,6 +210,11 @@ class Home:
     @property
     def models(self) -> Path:
         return self.root / "models"
+
+    @property
+    def checkpoints(self) -> Path:
+        """States of trainings that have not come to their end, one file per snapshot and recipe."""
+        return self.root / "checkpoints"
 
     @property
     def vectors(self) -> Path:

@@ -25,9 +25,15 @@ def lease_one_of(
     *,
     timeout: float | None = None,
     on_wait: Callable[[str], None] = lambda message: None,
+    told_after: float = 0.0,
     poll: float = 0.1,
 ) -> Iterator[tuple[int, int]]:
     """Hold one of `files`, whichever comes free first.
+
+    Args:
+        timeout: seconds to wait; for ever where absent.
+        on_wait: told once who holds them, after `told_after` seconds of waiting.
+        poll: seconds between two tries.
 
     Yields:
         (index into `files`, inheritable file descriptor that carries the lock). Pass the descriptor on with
@@ -46,7 +52,7 @@ def lease_one_of(
                 finally:
                     os.close(fd)
                 return
-        if not told:
+        if not told and time.monotonic() - began >= told_after:
             on_wait(f"waiting for {_holders(files)}")
             told = True
         if timeout is not None and time.monotonic() - began > timeout:

@@ -3,9 +3,11 @@
 import dagster as dg
 
 from assets.gates import require_passed
-from assets.partitions import day_before, days_of, look_back, nights
+from assets.partitions import SHOP, day_before, days_of, look_back, nights
 from assets.plots import picture
+from resources.devices import TAG
 from resources.home import Home
+from resources.placement import training_tags
 from resources.room import room
 
 OWNERS = ["team:ml"]
@@ -65,13 +67,13 @@ def training_snapshot(context: dg.AssetExecutionContext) -> dg.MaterializeResult
     kinds={"pytorch", "huggingface"},
     owners=OWNERS,
     deps=[training_snapshot],
-    op_tags={"nightshelf/device": "gpu"},
+    op_tags=training_tags(SHOP.training),
 )
 def fine_tuned_model(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
     """A text encoder fine-tuned on the shop's behaviour, and the recommender fitted on its item vectors.
 
-    Trains in a child process on a leased device, or on the CPU where there is no GPU, and seals the result
-    as a bundle. How is the recipe's business (`recipe` in shop.yaml).
+    Trains in a child process on as many leased devices as its op tag asks for, or on the CPU where there is
+    no GPU, and seals the result as a bundle. How is the recipe's business (`recipe` in shop.yaml).
     """
     from assets.model.bundle import WorkerError, make_bundle
     from assets.model.recipe import RecipeError
@@ -82,7 +84,7 @@ def fine_tuned_model(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
     home = Home.current()
     try:
         with room(home, "Training the model"):
-            bundle = make_bundle(home, day, context.log.info)
+            bundle = make_bundle(home, day, context.log.info, int(context.op_def.tags[TAG]))
     except RecipeError as error:
         raise dg.Failure(str(error), allow_retries=False) from error
     except WorkerError as error:
@@ -106,7 +108,10 @@ def fine_tuned_model(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
             "examples": bundle.metrics["examples"]["train"],
             "examples per second": bundle.speed["examples_per_second"],
             "tokens per second": bundle.speed["tokens_per_second"],
+            "non-padding tokens per second": bundle.speed["real_tokens_per_second"],
             "padding": bundle.speed["padding"],
+            "model FLOPs utilisation": bundle.speed["mfu"],
+            "peak of the device": bundle.peak,
             "training seconds": bundle.speed["train_seconds"],
             "encoding seconds": bundle.speed["vector_seconds"],
             "seconds of the sequence model": bundle.speed["sequence_seconds"],

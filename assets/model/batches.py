@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -46,10 +47,19 @@ class Tokens:
         """[n] tokens of each text."""
         return np.diff(self.start)
 
-    def batch(self, texts: NDArray[np.int64], device: torch.device) -> tuple[Tensor, Tensor]:
-        """Ids and mask [B, T] of some texts, padded to the longest among them."""
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits over all of it."""
+        digest = hashlib.sha256(np.ascontiguousarray(self.ids).data)
+        digest.update(np.ascontiguousarray(self.start).data)
+        return digest.hexdigest()[:16]
+
+    def batch(
+        self, texts: NDArray[np.int64], device: torch.device, width: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Ids and mask [B, T] of some texts, padded to the longest among them, or to `width` tokens."""
         lengths = self.lengths[texts]
-        mask = np.arange(lengths.max()) < lengths[:, None]
+        mask = np.arange(width or lengths.max()) < lengths[:, None]
         ids = np.full(mask.shape, self.pad, np.int64)
         ids[mask] = self.ids[_ranges(self.start[texts], lengths)]
         return torch.from_numpy(ids).to(device), torch.from_numpy(mask.astype(np.int64)).to(device)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
 from typing import IO, Any
@@ -19,18 +21,18 @@ import numpy as np
 from assets.model.recipe import Recipe, load_recipe, recipe_file
 from assets.model.report import report_table
 from assets.model.snapshot import Snapshot, snapshot_of
-from assets.model.train import SEQUENCE_DEV
+from assets.model.train import REFUSED, SEQUENCE_DEV
 from assets.model.vectors import item_vectors
 from resources.crash import crash_point
-from resources.devices import CPU, Device, lease_device
+from resources.devices import CPU, Lease, lease_devices
 from resources.home import Home
 from resources.model_store import ModelStore
 
 Log = Callable[[str], None]
-REFUSED = 2
-"""Exit status of a worker that was given something wrong."""
-PATIENCE = 10.0
+PATIENCE = 3.0
 """Seconds that an interrupted worker has to end by itself before it is killed."""
+FORGOTTEN = 7 * 86400.0
+"""Seconds after which a checkpoint is not kept for a training that might come back to it."""
 COMPLAINT = 2000
 """Characters of the worker's standard error that go into an error message."""
 
@@ -56,7 +58,13 @@ class Bundle:
     speed: dict[str, Any]
     """The worker's last event: device, seconds, examples_per_second, …; not part of the bundle."""
     device: str
-    """The device that was leased."""
+    """The devices that were leased."""
+
+    @property
+    def peak(self) -> str:
+        """What the utilisation is a share of, in words."""
+        by = "by its data sheet" if self.speed["peak_known"] else "measured by a matrix product"
+        return f"{self.speed['peak_tflops']:.3g} TFLOPS, {by}"
 
     @property
     def trained_on(self) -> str:
@@ -66,10 +74,14 @@ class Bundle:
         return f"{self.device} ({self.speed['device']})"
 
 
-def make_bundle(home: Home, day: date, log: Log = lambda message: None) -> Bundle:
+def make_bundle(home: Home, day: date, log: Log = lambda message: None, devices: int = 1) -> Bundle:
     """Train on the snapshot of `day` and seal the result as that night's candidate.
 
-    The device is held by the worker process itself, so it is free exactly when the worker is gone.
+    The device is held by the worker process itself, so it is free exactly when the worker is gone. A training
+    that was ended before goes on from its last checkpoint, and the result is the same.
+
+    Args:
+        devices: how many to train on, where the machine has so many.
 
     Raises:
         FileNotFoundError: the day has no snapshot.
@@ -78,19 +90,29 @@ def make_bundle(home: Home, day: date, log: Log = lambda message: None) -> Bundl
     """
     snapshot = snapshot_of(home, day)
     recipe = recipe_file(home.shop.recipe, home.root)
-    load_recipe(str(recipe))  # refused before anybody waits for a device
+    # A wrong recipe is refused before anybody waits for a device.
+    checkpoint = checkpoint_of(home, snapshot, load_recipe(str(recipe)))
     store = ModelStore(home)
     with store.stage() as folder:
         crash_point("bundle.staged")
-        with lease_device(home, log) as device:
+        with lease_devices(home, log, count=devices) as lease:
             crash_point("bundle.device_leased")
-            speed = run_worker(snapshot.path, folder, recipe, device=device, cache=home.vectors, log=log)
+            speed = run_worker(
+                snapshot.path,
+                folder,
+                recipe,
+                lease=lease,
+                cache=home.vectors,
+                checkpoint=checkpoint,
+                log=log,
+            )
         crash_point("bundle.trained")
         _add_recommender(folder, snapshot, load_recipe(str(recipe)), home, log)
         _write_card(folder, snapshot)
         crash_point("bundle.card_written")
         version = store.seal(folder, day)
     crash_point("bundle.sealed")
+    _sweep(checkpoint)
     path = store.path(version)
     return Bundle(
         version=version,
@@ -99,8 +121,23 @@ def make_bundle(home: Home, day: date, log: Log = lambda message: None) -> Bundl
         metrics=json.loads((path / "metrics.json").read_text(encoding="utf-8")),
         curve=json.loads((path / "loss.json").read_text(encoding="utf-8")),
         speed=speed,
-        device=device.name,
+        device=lease.name,
     )
+
+
+def checkpoint_of(home: Home, snapshot: Snapshot, recipe: Recipe) -> Path:
+    """The file that keeps the state of a training, whichever run does it."""
+    content = json.dumps(asdict(recipe), sort_keys=True)
+    return home.checkpoints / f"{snapshot.id}-{hashlib.sha256(content.encode()).hexdigest()[:8]}.safetensors"
+
+
+def _sweep(checkpoint: Path) -> None:
+    """Remove the checkpoint of a training that is done, and those that nobody came back to."""
+    checkpoint.unlink(missing_ok=True)
+    for file in checkpoint.parent.glob("*.safetensors"):
+        with suppress(FileNotFoundError):
+            if time.time() - file.stat().st_mtime > FORGOTTEN:
+                file.unlink()
 
 
 def run_worker(
@@ -108,13 +145,15 @@ def run_worker(
     out: Path,
     recipe: Path,
     *,
-    device: Device,
+    lease: Lease,
     cache: Path,
+    checkpoint: Path | None = None,
     log: Log = lambda message: None,
 ) -> dict[str, Any]:
-    """Train in a child process on a leased device, and pass on its progress.
+    """Train in a child process on leased devices, and pass on its progress.
 
-    The child sees that device only, inherits the lease, and ends when this process does. It is ended too when
+    The child sees those devices only, inherits the lease, shares the work with others of its kind where there
+    are several devices, and ends when this process does. It is ended too when
     this function is left by an exception, such as the interruption of a run.
 
     Returns:
@@ -124,8 +163,11 @@ def run_worker(
         WorkerError: it ended with an error.
     """
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors:
-        arguments = {"snapshot": snapshot, "out": out, "config": recipe, "vectors": cache}
-        with _worker(arguments, device, errors) as process:
+        arguments: dict[str, object] = {"snapshot": snapshot, "out": out, "config": recipe, "vectors": cache}
+        arguments["processes"] = len(lease.names)
+        if checkpoint:
+            arguments["checkpoint"] = checkpoint
+        with _worker(arguments, lease, errors) as process:
             crash_point("bundle.worker_started")
             done: dict[str, Any] = {}
             for line in process.stdout or ():
@@ -135,7 +177,9 @@ def run_worker(
             status = process.wait()
         if status or not done:
             errors.seek(0)
-            raise WorkerError(status, errors.read().strip()[-COMPLAINT:])
+            # Several processes may say the same.
+            said = "\n".join(dict.fromkeys(errors.read().strip().splitlines()))
+            raise WorkerError(status, said[-COMPLAINT:])
     return done
 
 
@@ -147,10 +191,13 @@ def sentence(event: dict[str, Any]) -> str:
                 f"{event['steps']:,} steps on {event['device']}; examples: {event['train']:,} to train, "
                 f"{event['dev']:,} dev, {event['test']:,} test"
             )
+        case "resumed":
+            return f"goes on from the checkpoint of step {event['step']:,} of {event['steps']:,}"
         case "step":
             return (
                 f"step {event['step']:,} of {event['steps']:,}: loss {event['loss']:.4f}, "
-                f"{event['examples_per_second']:.0f} examples/s, {event['tokens_per_second']:,} tokens/s, "
+                f"{event['examples_per_second']:.0f} examples/s, {event['tokens_per_second']:,.0f} tokens/s "
+                f"({event['real_tokens_per_second']:,.0f} without padding), MFU {event['mfu']:.1%}, "
                 f"{event['seconds_left']} s left"
             )
         case "dev":
@@ -165,13 +212,13 @@ def sentence(event: dict[str, Any]) -> str:
 
 @contextmanager
 def _worker(
-    arguments: Mapping[str, Path], device: Device, errors: IO[str]
+    arguments: Mapping[str, object], lease: Lease, errors: IO[str]
 ) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-m", "assets.model.train", "--parent", str(os.getpid())]
     for name, value in arguments.items():
         command += [f"--{name}", str(value)]
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=errors, text=True, env=device.env, pass_fds=[device.fd]
+        command, stdout=subprocess.PIPE, stderr=errors, text=True, env=lease.env, pass_fds=lease.fds
     )
     try:
         yield process

@@ -25,7 +25,6 @@ class HeadConfig:
     """The part that is new; everything else about the network is the encoder's own config."""
 
     labels: int
-    dropout: float = 0.1  # BERT's own rate for classification heads (Devlin et al. 2019)
     init_std: float = 0.02  # BERT's own: first logits near zero, so the first loss is near ln(labels)
 
 
@@ -53,6 +52,13 @@ def precision(device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=has_bfloat16(device))
 
 
+def head_dropout(encoder: PreTrainedModel) -> float:
+    """What the encoder's own config says of classification heads, else BERT's 0.1 (Devlin et al. 2019)."""
+    names = ("classifier_dropout", "hidden_dropout_prob")
+    rates = (getattr(encoder.config, name, None) for name in names)
+    return next((float(rate) for rate in rates if rate is not None), 0.1)
+
+
 class TextClassifier(nn.Module):
     """Labels for a text."""
 
@@ -63,7 +69,7 @@ class TextClassifier(nn.Module):
         """
         super().__init__()
         self.encoder = encoder
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = nn.Dropout(head_dropout(encoder))
         self.head = nn.Linear(encoder.config.hidden_size, config.labels)
         nn.init.normal_(self.head.weight, std=config.init_std)
         nn.init.zeros_(self.head.bias)

@@ -5,6 +5,9 @@
 It needs torch, transformers, numpy, pyarrow, safetensors and PyYAML, and nothing else of Nightshelf's: copy
 the repository and the snapshot to a GPU machine and run it there. Progress goes to standard output as lines
 of JSON; the last of them, event `done`, holds the speed. What is wrong goes to standard error, with status 2.
+
+With `--processes 2` it starts torchrun, and two of its kind share every batch, each on a GPU of its own. Or
+start torchrun yourself, as for several machines: `torchrun --nproc-per-node 2 -m assets.model.train …`.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import argparse
 import json
 import os
 import resource
+import socket
 import sys
 import tempfile
 import time
@@ -24,7 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resources.crash import crash_point
-from resources.devices import share_cores
+from resources.devices import LEASES, share_cores
 from resources.parent import die_with
 
 if TYPE_CHECKING:
@@ -34,6 +38,8 @@ if TYPE_CHECKING:
     from assets.model.snapshot import Snapshot
     from assets.model.training import Trained
 
+REFUSED = 2
+"""Exit status where something wrong was given."""
 SEQUENCE, SEQUENCE_DEV = "sequence.safetensors", "sequence-dev.safetensors"
 
 OUTPUT = """
@@ -50,9 +56,13 @@ what it writes (in place by one rename, when all is done):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train as the command line says; returns the exit status."""
+    argv = sys.argv[1:] if argv is None else list(argv)
     args = _parser().parse_args(argv)
     if args.parent:
         die_with(args.parent)
+    if args.processes > 1 and "LOCAL_RANK" not in os.environ:
+        return _under_torchrun(args.processes, argv)
+    leases = _take_leases()
     crash_point("train.started")
     share_cores()
     # Before torch is imported: cuBLAS is repeatable only with a workspace of fixed size.
@@ -66,7 +76,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from resources.text_encoder import EncoderError
 
     try:
-        work(Snapshot.load(args.snapshot), load_recipe(args.config), args.out, args.vectors, tell)
+        recipe = load_recipe(args.config)
+        work(Snapshot.load(args.snapshot), recipe, args.out, args.vectors, tell, args.checkpoint)
     except (
         EncoderError,
         FileExistsError,
@@ -76,12 +87,70 @@ def main(argv: Sequence[str] | None = None) -> int:
         TrainingError,
     ) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return REFUSED
+    finally:
+        for fd in leases:
+            os.close(fd)
     return 0
 
 
-def work(
-    snapshot: Snapshot, recipe: Recipe, out: Path, cache: Path | None, progress: Callable[[dict], None]
+def _under_torchrun(processes: int, argv: Sequence[str]) -> int:
+    """Have torchrun start this command so many times on this machine; returns the exit status."""
+    import logging
+
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import get_args_parser, run
+
+    # What went wrong is said by the process that failed.
+    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    own = [*argv, "--parent", str(os.getpid())]
+    torchrun = ["--standalone", "--local-addr", "127.0.0.1", "--nproc-per-node", str(processes)]
+    with _hand_on_leases(processes):
+        try:
+            run(get_args_parser().parse_args([*torchrun, "-m", "assets.model.train", *own]))
+        except ChildFailedError as error:
+            _, first = error.get_first_failure()
+            return REFUSED if first.exitcode == REFUSED else 1
+    return 0
+
+
+@contextmanager
+def _hand_on_leases(processes: int) -> Iterator[None]:
+    """Give each process that torchrun starts the leases of the devices, through its standard input.
+
+    torchrun closes every other descriptor. If only torchrun held them and were killed, the devices would be
+    free for a moment in which they are still used.
+    """
+    fds = [int(fd) for fd in os.environ.get(LEASES, "").split(",") if fd]
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with ours, theirs:
+        for _ in range(processes if fds else 0):
+            socket.send_fds(ours, [b"leases"], fds)
+        before = os.dup(0)
+        os.dup2(theirs.fileno(), 0)
+        try:
+            yield
+        finally:
+            os.dup2(before, 0)
+            os.close(before)
+
+
+def _take_leases() -> list[int]:
+    """What `_hand_on_leases` gave; nothing where torchrun was started by somebody else."""
+    if "LOCAL_RANK" not in os.environ or not os.environ.get(LEASES):
+        return []
+    with socket.socket(fileno=os.dup(0)) as given:
+        return socket.recv_fds(given, 16, 64)[1]
+
+
+def work(  # noqa: PLR0917
+    snapshot: Snapshot,
+    recipe: Recipe,
+    out: Path,
+    cache: Path | None,
+    progress: Callable[[dict], None],
+    checkpoint: Path | None = None,
 ) -> None:
     """Train and write.
 
@@ -89,6 +158,7 @@ def work(
         out: a folder that is absent or empty.
         cache: where to keep the vectors of the snapshot's items (`item_vectors`); nowhere if absent.
         progress: told each event.
+        checkpoint: file that keeps the state of the fine-tuning; what it holds already is gone on from.
 
     Raises:
         FileExistsError: `out` holds something.
@@ -100,6 +170,8 @@ def work(
 
     from transformers.utils import logging as hub_logging
 
+    from assets.model.checkpoints import Checkpoints
+    from assets.model.peers import joined
     from assets.model.recipe import RecipeError
     from assets.model.tasks import TASKS
     from assets.model.training import pick_device, train
@@ -115,12 +187,20 @@ def work(
     if device.type == "cpu" and leased != CPU and not leased.startswith("fake"):
         progress({"event": "note", "text": f"this torch cannot use device {leased}: training on the CPU"})
     encoder, tokenizer = load_encoder(recipe.encoder)
-    trained = train(task, task.data(snapshot), encoder, tokenizer, recipe, device, progress)
+    data = task.data(snapshot)
+    with joined(device) as peers:
+        if peers.rank:
+            progress = _silent
+        about = _about(recipe, snapshot, device, peers.count)
+        kept = Checkpoints(checkpoint, about, _noting(progress)) if checkpoint else None
+        trained = train(task, data, encoder, tokenizer, recipe, device, progress, kept, peers)
+    if peers.rank:
+        return  # one of them writes
 
     part = out.with_name(f"{out.name}.part-{os.getpid()}")
     part.mkdir(parents=True)
     _save(trained, tokenizer, recipe, part)
-    _write_json(part / "config.json", _config(trained, recipe, task.labels, snapshot, device))
+    _write_json(part / "config.json", _config(trained, task.labels, about))
     crash_point("train.config_written")
     _write_json(part / "metrics.json", {"task": recipe.task, "labels": task.labels, **trained.metrics})
     _write_json(part / "loss.json", trained.curve)
@@ -162,9 +242,7 @@ def _train_sequence(  # noqa: PLR0917
     from assets.model.sequence import SequenceConfig, SequenceTrainer
     from assets.model.vectors import item_vectors
 
-    def log(text: str) -> None:
-        progress({"event": "note", "text": text})
-
+    log = _noting(progress)
     items, began = snapshot.table("items").select(["item_id", "text"]).to_pydict(), time.perf_counter()
     vectors = item_vectors(part / "encoder", [text or "" for text in items["text"]], cache, log)
     encoded = time.perf_counter()
@@ -182,6 +260,14 @@ def _train_sequence(  # noqa: PLR0917
         "vector_seconds": round(encoded - began, 2),
         "sequence_seconds": round(time.perf_counter() - encoded, 2),
     }
+
+
+def _silent(event: dict[str, Any]) -> None:
+    """Of several processes that train together, one tells."""
+
+
+def _noting(progress: Callable[[dict], None]) -> Callable[[str], None]:
+    return lambda text: progress({"event": "note", "text": text})
 
 
 def device_name(device: torch.device) -> str:
@@ -214,6 +300,19 @@ def _parser() -> argparse.ArgumentParser:
         "--vectors", type=Path, metavar="DIR", help="keep the vectors of the snapshot's items in this cache"
     )
     parser.add_argument(
+        "--checkpoint",
+        type=Path,
+        metavar="FILE",
+        help="keep the state of the fine-tuning in this file, and go on from what it holds",
+    )
+    parser.add_argument(
+        "--processes",
+        type=int,
+        default=1,
+        metavar="N",
+        help="share every batch between so many processes, each on a GPU of this machine (torchrun)",
+    )
+    parser.add_argument(
         "--parent", type=int, metavar="PID", help="end when this process, the one that started it, ends"
     )
     return parser
@@ -236,23 +335,29 @@ def _save(trained: Trained, tokenizer: Any, recipe: Recipe, folder: Path) -> Non
     crash_point("train.head_written")
 
 
-def _config(
-    trained: Trained, recipe: Recipe, labels: Sequence[str], snapshot: Snapshot, device: torch.device
-) -> dict[str, Any]:
+def _about(recipe: Recipe, snapshot: Snapshot, device: torch.device, processes: int) -> dict[str, Any]:
+    """All that the weights depend on, but for the encoder that they start from."""
     import torch
     import transformers
 
     return {
-        "format": 1,
-        "task": recipe.task,
-        "labels": list(labels),
-        "dimensions": int(trained.network.encoder.config.hidden_size),
         "snapshot": snapshot.id,
         "cut_off": snapshot.cut_off.isoformat(),
         "recipe": asdict(recipe),
         "device": device_name(device),
+        "processes": processes,
         "torch": torch.__version__,
         "transformers": transformers.__version__,
+    }
+
+
+def _config(trained: Trained, labels: Sequence[str], about: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "format": 1,
+        "task": about["recipe"]["task"],
+        "labels": list(labels),
+        "dimensions": int(trained.network.encoder.config.hidden_size),
+        **about,
     }
 
 

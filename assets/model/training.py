@@ -1,6 +1,7 @@
-"""The fine-tuning loop: any task, any encoder, one device.
+"""The fine-tuning loop: any task, any encoder, one device or several (`peers`).
 
-The same seed, snapshot and recipe give the same weights on the same machine.
+The same seed, snapshot and recipe give the same weights on the same machine, also where the training was
+ended on the way and went on from a checkpoint: what a step draws depends on the seed and its number alone.
 """
 
 from __future__ import annotations
@@ -17,7 +18,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from assets.model.batches import Tokens, bucketed, by_length, longest
+from assets.model.checkpoints import Checkpoints, fingerprint, put_back, state_of
+from assets.model.flops import Cost, peak_of
 from assets.model.network import precision
+from assets.model.peers import Peers, local_rank
 from assets.model.recipe import Recipe
 from assets.model.tasks import SPLITS, Examples, Loss, Task, TaskData
 from resources.crash import crash_point
@@ -28,9 +32,11 @@ if TYPE_CHECKING:
     from assets.model.network import TextClassifier
 
 Progress = Callable[[dict[str, Any]], None]
-"""Told what happens as {event, …}: start, step (about once a second), dev, note."""
+"""Told what happens as {event, …}: start, resumed, step (about once a second), dev, note."""
 MEASURE_BATCH = 128
 """Texts at a time where no gradients are kept."""
+BATCHES, PAIRS, DROPOUT = range(3)
+"""Streams of random numbers that do not depend on each other."""
 
 
 class TrainingError(RuntimeError):
@@ -46,13 +52,19 @@ class Trained:
     """steps, examples of each split, and the task's report on dev and test."""
     curve: dict[str, list[dict[str, float]]]
     """train: [{step, loss, rate}]; dev: [{step, epoch, loss, …}]."""
-    speed: dict[str, float]
-    """train_seconds, examples_per_second, tokens_per_second (real ones), padding (share of all tokens)."""
+    speed: dict[str, Any]
+    """train_seconds, examples_per_second, tokens_per_second, real_tokens_per_second, padding (share of all
+    tokens), mfu (model FLOPs utilisation), peak_tflops, peak_known; all over the whole training, whichever
+    process did it."""
 
 
 def pick_device() -> torch.device:
-    """The GPU that CUDA_VISIBLE_DEVICES leaves visible, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """The GPU that CUDA_VISIBLE_DEVICES leaves visible (of several, that of this process), else the CPU."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    device = torch.device("cuda", local_rank() or 0)
+    torch.cuda.set_device(device)
+    return device
 
 
 def train(  # noqa: PLR0917
@@ -63,12 +75,15 @@ def train(  # noqa: PLR0917
     recipe: Recipe,
     device: torch.device,
     progress: Progress = lambda event: None,
+    checkpoints: Checkpoints | None = None,
+    peers: Peers = Peers(),  # noqa: B008 - frozen
 ) -> Trained:
     """Fine-tune an encoder on a task.
 
     float32 weights, and bfloat16 arithmetic where the device has it (`precision`). Batches hold texts of like
     length and are padded to the longest of them only. The dev split is measured after every epoch, dev and
-    test at the end.
+    test at the end. Where `checkpoints` holds a state of this training, it goes on from there.
+    Of several processes that train together, each calls this with the same arguments, and gets the same.
 
     Without examples nothing is trained, and the network is the encoder with a fresh head.
 
@@ -80,7 +95,10 @@ def train(  # noqa: PLR0917
     tokens = Tokens.of(data.texts, tokenizer, longest(encoder, tokenizer, recipe.max_length))
     examples = _drawn(data.splits["train"], recipe)
     splits = {**data.splits, "train": examples}
-    loop = _Loop(task, network, tokens, splits, data.pairs, recipe, device, progress)
+    if checkpoints:
+        start = {"start": fingerprint(network), "tokens": tokens.fingerprint}
+        checkpoints.of = {**checkpoints.of, **start}
+    loop = _Loop(task, network, tokens, splits, data.pairs, recipe, device, progress, checkpoints, peers)
     try:
         loop.run()
     except torch.OutOfMemoryError as error:
@@ -120,6 +138,20 @@ def outputs_of(
     return back
 
 
+class _Both(nn.Module):
+    """What a step asks of the network, in one call, as DistributedDataParallel wants it."""
+
+    def __init__(self, network: TextClassifier) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, *batches: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Ids and mask [B, T] -> outputs [B, …]; with another ids and mask [C, T], also vectors [C, D]."""
+        ids, mask, *others = batches
+        outputs = self.network(ids, mask)
+        return (outputs, self.network.vectors(*others)) if others else (outputs,)
+
+
 class _Loop:
     def __init__(  # noqa: PLR0917
         self,
@@ -131,17 +163,21 @@ class _Loop:
         recipe: Recipe,
         device: torch.device,
         progress: Progress,
+        checkpoints: Checkpoints | None,
+        peers: Peers,
     ) -> None:
         self.task, self.network, self.tokens, self.splits = task, network, tokens, splits
-        self.recipe, self.device, self.progress = recipe, device, progress
-        self.pairs, self.random = pairs, np.random.default_rng(recipe.seed + 1)
+        self.recipe, self.device, self.progress, self.pairs = recipe, device, progress, pairs
+        self.checkpoints, self.peers = checkpoints, peers
+        self.model = peers.together(_Both(network), device)
         self.wanted = np.bincount(pairs[:, 1], minlength=len(tokens.lengths)) / max(len(pairs), 1)
         self.loss: Loss = task.loss(splits["train"], recipe.class_weights == "balanced")
         self.optimizer = _optimizer(network, recipe, device)
         self.curve: dict[str, list[dict[str, float]]] = {"train": [], "dev": []}
-        an_epoch = math.ceil(len(splits["train"]) / recipe.batch_size)
-        self.steps = min(an_epoch * recipe.epochs, recipe.max_steps or math.inf)
-        self.seconds, self.seen, self.real, self.padded = 0.0, 0, 0, 0
+        self.an_epoch = math.ceil(len(splits["train"]) / recipe.batch_size)
+        self.steps = int(min(self.an_epoch * recipe.epochs, recipe.max_steps or math.inf))
+        self.seconds, self.seen, self.real, self.padded, self.flops = 0.0, 0, 0, 0, 0.0
+        self.cost, self.peak = Cost.of(network), peak_of(device)
         self.waiting: list[tuple[int, float, torch.Tensor]] = []
 
     def run(self) -> None:
@@ -150,16 +186,17 @@ class _Loop:
         if not self.steps:
             note = "no product with words was met before the dev day: the encoder stays as it was"
             self.progress({"event": "note", "text": note})
-        # Batches and dropout draw from generators of their own, so that neither depends on the other.
-        rng, step, epoch = np.random.default_rng(self.recipe.seed), 0, 0
+        step = self._resumed()
         told = time.perf_counter()  # across epochs, for one may take less than a second
+        train, size = self.splits["train"], self.recipe.batch_size
         while step < self.steps:
-            epoch += 1
-            train = self.splits["train"]
-            batches = bucketed(self.tokens.lengths[train.text], self.recipe.batch_size, rng)
+            epoch, done = divmod(step, self.an_epoch)
+            if step and not done and len(self.splits["dev"]):
+                self._on_dev(step, epoch)
+            batches = bucketed(self.tokens.lengths[train.text], size, self._random(BATCHES, epoch))
             began = time.perf_counter()
             self.network.train()
-            for rows in batches[: int(self.steps) - step]:
+            for rows in batches[done : done + self.steps - step]:
                 step += 1
                 self._step(step, train.take(rows))
                 crash_point("train.step")
@@ -167,44 +204,87 @@ class _Loop:
                 if now - told > 1 or step == self.steps:
                     self._tell(step, self.seconds + now - began)
                     told = now
+                if self.checkpoints and not self.peers.rank and self.checkpoints.due():
+                    self._keep(self.checkpoints, step, self.seconds + now - began)
             self._collect()
             self.seconds += time.perf_counter() - began
-            if step < self.steps and len(self.splits["dev"]):
-                self._on_dev(step, epoch)
         self.report = self._measure("dev", "test")
         if self.steps and len(self.splits["dev"]):
-            self._dev_point(step, epoch, *self.report["dev"])
+            self._dev_point(step, math.ceil(step / self.an_epoch), *self.report["dev"])
+
+    def _random(self, stream: int, *at: int) -> np.random.Generator:
+        return np.random.default_rng([self.recipe.seed, stream, *at])
+
+    def _resumed(self) -> int:
+        """The step of the checkpoint, whose state is put back; 0 without one."""
+        kept = self.checkpoints.read() if self.checkpoints and self.steps else None
+        losses = kept[0].pop("losses").tolist() if kept else []
+        if not self.peers.agree(len(losses), self.device):
+            raise TrainingError("the processes found different checkpoints: try again")
+        if not kept:
+            return 0
+        tensors, state = kept
+        put_back(tensors, self.network, self.optimizer)
+        for step, loss in enumerate(losses, 1):
+            rate = learning_rate(step, self.steps, self.recipe)
+            self.curve["train"].append({"step": step, "loss": loss, "rate": rate})
+        self.curve["dev"] = state["dev"]
+        self.seconds, self.seen = state["seconds"], state["seen"]
+        self.real, self.padded, self.flops = state["real"], state["padded"], state["flops"]
+        self.progress({"event": "resumed", "step": len(losses), "steps": self.steps})
+        return len(losses)
+
+    def _keep(self, checkpoints: Checkpoints, step: int, seconds: float) -> None:
+        self._collect()
+        losses = [point["loss"] for point in self.curve["train"]]
+        tensors = state_of(self.network, self.optimizer) | {
+            "losses": torch.tensor(losses, dtype=torch.float64)
+        }
+        figures = {"seen": self.seen, "real": self.real, "padded": self.padded, "flops": self.flops}
+        state = {"step": step, "dev": self.curve["dev"], "seconds": seconds, **figures}
+        checkpoints.write(tensors, state)
 
     def _step(self, step: int, examples: Examples) -> None:
-        rate = learning_rate(step, int(self.steps), self.recipe)
+        rate = learning_rate(step, self.steps, self.recipe)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        ids, mask = self.tokens.batch(examples.text, self.device)
+        torch.manual_seed(int(self._random(DROPOUT, step, self.peers.rank).integers(2**63)))
+        batches = [self._batch(examples.text)]
+        pairs = self.pairs[:0]
+        if self.recipe.contrast and len(self.pairs):
+            pairs = self.pairs[self._random(PAIRS, step).integers(0, len(self.pairs), len(examples))]
+            texts, place = np.unique(pairs, return_inverse=True)
+            batches.append(self._batch(texts))
         targets = torch.from_numpy(examples.target).to(self.device)
         with precision(self.device):
-            loss = self.loss(self.network(ids, mask), targets)
-            if self.recipe.contrast and len(self.pairs):
-                loss = loss + self.recipe.contrast * self._contrast(len(examples))
-        loss.backward()
+            outputs, *vectors = self.model(*(tensor for batch in batches for tensor in batch))
+            loss = self.loss(self.peers.gathered(outputs, len(examples)), targets)
+            if vectors:
+                gathered = self.peers.gathered(vectors[0], len(texts))
+                loss = loss + self.recipe.contrast * self._contrast(pairs, place.reshape(-1, 2), gathered)
+        # Each process has the gradient of its own rows, and their mean is taken: the sum is what is meant.
+        (loss * self.peers.count).backward()
         nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.clip)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         # Reading a loss would make a GPU wait; they are read together, about once a second.
         self.waiting.append((step, rate, loss.detach()))
         self.seen += len(examples)
-        self.real += int(self.tokens.lengths[examples.text].sum())
-        self.padded += ids.numel()
 
-    def _contrast(self, size: int) -> torch.Tensor:
-        """How well the vectors of `size` drawn pairs find each other (`contrastive_loss`)."""
-        pairs = self.pairs[self.random.integers(0, len(self.pairs), size)]
-        texts, place = np.unique(pairs, return_inverse=True)
-        ids, mask = self.tokens.batch(texts, self.device)
-        self.real += int(self.tokens.lengths[texts].sum())
-        self.padded += ids.numel()
-        vectors = self.network.vectors(ids, mask)
+    def _batch(self, texts: NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Ids and mask of this process's share of some texts, padded to the longest of them all."""
+        lengths = self.tokens.lengths[texts]
+        self.real += int(lengths.sum())
+        self.padded += int(lengths.max()) * len(texts)
+        self.flops += self.cost.step(lengths)
+        return self.tokens.batch(self.peers.share(texts), self.device, int(lengths.max()))
+
+    def _contrast(
+        self, pairs: NDArray[np.int64], place: NDArray[np.int64], vectors: torch.Tensor
+    ) -> torch.Tensor:
+        """How well pairs of texts find each other by their vectors, in rows `place` (`contrastive_loss`)."""
         share = torch.from_numpy(self.wanted[pairs[:, 1]].astype(np.float32)).to(self.device)
-        rows = torch.from_numpy(place.reshape(-1, 2)).to(self.device)
+        rows = torch.from_numpy(place).to(self.device)
         return contrastive_loss(vectors[rows[:, 0]], vectors[rows[:, 1]], rows, share)
 
     def _collect(self) -> None:
@@ -226,8 +306,7 @@ class _Loop:
                 "step": step,
                 "steps": self.steps,
                 "loss": self.curve["train"][-1]["loss"],
-                "examples_per_second": round(self.seen / seconds, 1),
-                "tokens_per_second": round(self.real / seconds),
+                **self._rates(seconds),
                 "seconds_left": round(seconds / step * (self.steps - step)),
             }
         )
@@ -244,12 +323,16 @@ class _Loop:
     def _measure(self, *names: str) -> dict[str, tuple[dict[str, Any], float]]:
         """{split: (the task's report, mean loss without class weights)}; each text goes through once."""
         texts = np.unique(np.concatenate([self.splits[name].text for name in names]))
-        if not len(texts):
-            outputs = np.zeros((0, max(len(self.task.labels), 1)), np.float32)
-        else:
-            outputs = outputs_of(self.network, self.tokens, texts, self.device)
+        outputs = self._outputs(texts)
         places = {name: np.searchsorted(texts, self.splits[name].text) for name in names}
         return {name: self._judged(self.splits[name], outputs[at]) for name, at in places.items()}
+
+    def _outputs(self, texts: NDArray[np.int64]) -> NDArray[np.float32]:
+        """[len(texts), …] of the network, each process seeing to its share."""
+        if not len(texts):
+            return np.zeros((0, max(len(self.task.labels), 1)), np.float32)
+        own = outputs_of(self.network, self.tokens, self.peers.share(texts), self.device)
+        return self.peers.gathered(torch.from_numpy(own).to(self.device), len(texts)).cpu().numpy()
 
     def _judged(self, examples: Examples, outputs: NDArray[np.float32]) -> tuple[dict[str, Any], float]:
         """The loss of no examples is 0."""
@@ -261,19 +344,27 @@ class _Loop:
 
     def metrics(self) -> dict[str, Any]:
         return {
-            "steps": int(self.steps),
+            "steps": self.steps,
             "pairs": len(self.pairs),
             "examples": {name: len(self.splits[name]) for name in SPLITS},
             **{name: report for name, (report, _) in self.report.items()},
         }
 
-    def speed(self) -> dict[str, float]:
-        seconds = max(self.seconds, 1e-9)
+    def _rates(self, seconds: float) -> dict[str, float]:
+        return {
+            "examples_per_second": round(self.seen / seconds, 1),
+            "tokens_per_second": round(self.padded / seconds, 1),
+            "real_tokens_per_second": round(self.real / seconds, 1),
+            "mfu": round(self.flops / seconds / self.peak.flops / self.peers.count, 4),
+        }
+
+    def speed(self) -> dict[str, Any]:
         return {
             "train_seconds": round(self.seconds, 2),
-            "examples_per_second": round(self.seen / seconds, 1),
-            "tokens_per_second": round(self.real / seconds, 1),
+            **self._rates(max(self.seconds, 1e-9)),
             "padding": round(1 - self.real / max(self.padded, 1), 4),
+            "peak_tflops": round(self.peak.flops * self.peers.count / 1e12, 3),
+            "peak_known": self.peak.known,
         }
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import timedelta
 from itertools import pairwise
@@ -18,6 +19,7 @@ from sklearn.metrics import precision_recall_fscore_support
 from sklearn.utils.class_weight import compute_class_weight
 
 from assets.model.batches import Tokens, bucketed, by_length
+from assets.model.checkpoints import Checkpoints
 from assets.model.network import masked_mean
 from assets.model.recipe import RECIPES, Recipe, RecipeError, load_recipe
 from assets.model.report import classification_report, loss_chart, report_chart, report_table
@@ -60,9 +62,15 @@ def snapshot(tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
     return write_snapshot(little_warehouse(folder), D, 12, folder / "snapshots")
 
 
-def fit(encoder: Path, snapshot: Snapshot, recipe: Recipe, tell: Any = lambda event: None) -> Trained:
+def fit(
+    encoder: Path,
+    snapshot: Snapshot,
+    recipe: Recipe,
+    tell: Any = lambda event: None,
+    checkpoints: Checkpoints | None = None,
+) -> Trained:
     task = BehaviorTask()
-    return train(task, task.data(snapshot), *load_encoder(str(encoder)), recipe, CPU, tell)
+    return train(task, task.data(snapshot), *load_encoder(str(encoder)), recipe, CPU, tell, checkpoints)
 
 
 # ---- the task
@@ -193,6 +201,81 @@ def test_the_same_seed_gives_the_same_weights(encoder: Path, snapshot: Snapshot)
     weights = one.network.state_dict()
     assert all(torch.equal(weights[name], w) for name, w in two.network.state_dict().items())
     assert not all(torch.equal(weights[name], w) for name, w in other.network.state_dict().items())
+
+
+class EndedError(Exception):
+    """The training was ended."""
+
+
+class EndedAt(Checkpoints):
+    """Writes a checkpoint at every step, and ends the training after that of one step."""
+
+    last = 0
+
+    def write(self, tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> None:
+        super().write(tensors, state)
+        if state["step"] == self.last:
+            raise EndedError
+
+
+def test_a_training_that_was_ended_goes_on_as_if_it_had_not_been(
+    encoder: Path, snapshot: Snapshot, tmp_path: Path
+) -> None:
+    """Ended in the first epoch, at the very end of one, and after its last step."""
+    recipe = replace(QUICK, contrast=0.5, class_weights="balanced")
+    whole, told = fit(encoder, snapshot, recipe), []
+    an_epoch = whole.metrics["steps"] // 3
+    for last in (5, an_epoch, 2 * an_epoch + 1, 3 * an_epoch):
+        kept = EndedAt(tmp_path / "state.safetensors", {"snapshot": snapshot.id}, share=1.0)
+        kept.last = last
+        with pytest.raises(EndedError):
+            fit(encoder, snapshot, recipe, told.append, kept)
+    found = fit(
+        encoder, snapshot, recipe, told.append, Checkpoints(kept.file, {"snapshot": snapshot.id}, share=1.0)
+    )
+    assert (found.curve, found.metrics) == (whole.curve, whole.metrics)
+    weights = whole.network.state_dict()
+    assert all(torch.equal(weights[name], w) for name, w in found.network.state_dict().items())
+    resumed = [event["step"] for event in told if event["event"] == "resumed"]
+    assert resumed == [5, an_epoch, 2 * an_epoch + 1, 3 * an_epoch]
+    assert [path.name for path in tmp_path.iterdir()] == ["state.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("snapshot", r"of another training \(snapshot\)"),
+        ("recipe", r"of another training \(start\)"),  # another seed draws another head
+        ("bytes", "cannot be read"),
+        ("cut", "cannot be read"),
+    ],
+)
+def test_a_checkpoint_of_anything_else_is_no_start(
+    encoder: Path, snapshot: Snapshot, tmp_path: Path, change: str, message: str
+) -> None:
+    recipe, file = replace(QUICK, max_steps=8), tmp_path / "state.safetensors"
+    fit(encoder, snapshot, recipe, checkpoints=Checkpoints(file, {"snapshot": "one"}, share=1.0))
+    told: list[str] = []
+    of = {"snapshot": "other" if change == "snapshot" else "one"}
+    if change == "recipe":
+        recipe = replace(recipe, seed=8)
+    if change == "bytes":
+        file.write_bytes(b"\x80\x04" * 100)
+    if change == "cut":
+        file.write_bytes(file.read_bytes()[:-1000])
+    found = fit(encoder, snapshot, recipe, checkpoints=Checkpoints(file, of, told.append, share=1.0))
+    assert re.search(message, told[0])
+    assert found.curve == fit(encoder, snapshot, recipe).curve
+
+
+def test_a_training_goes_on_where_no_checkpoint_can_be_written(
+    encoder: Path, snapshot: Snapshot, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    told: list[str] = []
+    kept = Checkpoints(tmp_path / "file" / "state.safetensors", {}, told.append, share=1.0)
+    assert fit(encoder, snapshot, replace(QUICK, max_steps=3), checkpoints=kept).metrics["steps"] == 3
+    assert "no checkpoint could be written" in told[0]
 
 
 def test_steps_and_examples_can_be_bounded(encoder: Path, snapshot: Snapshot) -> None:

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -18,6 +19,7 @@ from safetensors.numpy import load_file
 
 from assets.model.assets import fine_tuned_model, training_snapshot
 from assets.model.bundle import make_bundle
+from assets.model.checkpoints import FIRST
 from assets.model.promotion import evaluate_night, promote_night
 from assets.model.serving import open_recommender
 from assets.model.snapshot import snapshot_of, write_snapshot
@@ -116,6 +118,9 @@ def test_the_metadata_tells_the_story(night: dg.ExecuteInProcessResult) -> None:
     assert "| *macro* |" in str(found["report"])
     for name in ("tokens per second", "examples per second", "training seconds", "encoding seconds"):
         assert float(str(found[name])) > 0
+    assert 0 < float(str(found["model FLOPs utilisation"])) < 1
+    assert float(str(found["non-padding tokens per second"])) <= float(str(found["tokens per second"]))
+    assert str(found["peak of the device"]).endswith("TFLOPS, measured by a matrix product")
 
 
 def test_another_home_that_knows_the_future_makes_the_same_model_figures_and_shelf(
@@ -193,31 +198,56 @@ def test_a_wrong_recipe_fails_in_words_and_is_not_retried(
     assert not [event for event in result.all_events if event.is_step_up_for_retry]
 
 
-def test_an_interrupted_run_ends_the_training_and_leaves_nothing(
-    shop: Home, night: dg.ExecuteInProcessResult
+def test_an_interrupted_run_ends_the_training_and_the_next_one_goes_on(
+    shop: Home, night: dg.ExecuteInProcessResult, tmp_path: Path
 ) -> None:
+    """What comes of it is what an undisturbed training in another home gives."""
     sound = (shop.root / "quick.yaml").read_text()
-    (shop.root / "quick.yaml").write_text(sound.replace("max_steps: 20", "epochs: 1000"))
+    (shop.root / "quick.yaml").write_text(sound.replace("max_steps: 20", "max_steps: 600\nepochs: 100"))
     run = subprocess.Popen([sys.executable, "-c", RUN], stderr=subprocess.PIPE, text=True)
     try:
         assert any(" loss " in line for line in run.stderr)
         (worker,) = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
+        # However quick the machine: the clock goes on while it sleeps, and a checkpoint is due.
+        os.kill(int(worker), signal.SIGSTOP)
+        time.sleep(FIRST)
+        os.kill(int(worker), signal.SIGCONT)
+        until = time.monotonic() + 60
+        while not (kept := list(shop.checkpoints.glob("*.safetensors"))):
+            assert time.monotonic() < until
+            time.sleep(0.02)
+        began = time.monotonic()
         os.kill(run.pid, signal.SIGTERM)
         _, rest = run.communicate(timeout=20)
+        assert time.monotonic() - began < 5
+        assert "RETRY" not in rest
+        assert not Path(f"/proc/{worker}").exists()
+        assert not any((shop.models / ".staging").iterdir())
+        assert len(ModelStore(shop).versions()) == 1
+        assert kept == list(shop.checkpoints.iterdir())
+
+        told: list[str] = []
+        again = make_bundle(shop, D, told.append)
+        assert any(line.startswith("goes on from the checkpoint of step ") for line in told)
+        assert not list(shop.checkpoints.iterdir())
+        other = Home(tmp_path / "home")
+        for file in (shop.warehouse, shop.shop_file, shop.root / "quick.yaml"):
+            other.root.mkdir(exist_ok=True)
+            shutil.copy(file, other.root)
+        write_snapshot(Warehouse(other), D, 12, other.snapshots)
+        told.clear()
+        assert make_bundle(other, D, told.append).version == again.version
+        assert not any("checkpoint" in line for line in told)
     finally:
         run.kill()
         (shop.root / "quick.yaml").write_text(sound)
-    assert "RETRY" not in rest
-    assert not Path(f"/proc/{worker}").exists()
-    assert not any((shop.models / ".staging").iterdir())
-    assert len(ModelStore(shop).versions()) == 1
 
 
 def test_the_snapshot_depends_on_its_look_back_days_and_the_training_asks_for_a_device() -> None:
     deps = training_snapshot.asset_deps[training_snapshot.key]
     assert dg.AssetKey(["labels", "lbl_behaviors"]) in deps
     assert all(training_snapshot.get_partition_mapping(dep) == look_back for dep in deps)
-    assert fine_tuned_model.op.tags["nightshelf/device"] == "gpu"
+    assert fine_tuned_model.op.tags["nightshelf/devices"] == "1"
 
 
 def test_the_definitions_load_nothing_heavy() -> None:

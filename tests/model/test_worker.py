@@ -25,7 +25,7 @@ from assets.model.sequence import SequenceModel
 from assets.model.snapshot import Snapshot, write_snapshot
 from assets.model.train import work
 from assets.model.vectors import item_vectors
-from resources.devices import lease_device
+from resources.devices import lease_devices
 from resources.home import Home
 from tests.model.little_shop import D, little_warehouse, tiny_encoder
 
@@ -52,12 +52,12 @@ import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs us in the background has it ignored
 from pathlib import Path
 from assets.model.bundle import run_worker
-from resources.devices import lease_device
+from resources.devices import lease_devices
 from resources.home import Home
-home, snapshot, recipe = map(Path, sys.argv[1:])
-with lease_device(Home(home)) as device:
+home, snapshot, recipe = map(Path, sys.argv[1:4])
+with lease_devices(Home(home), count=int(sys.argv[4])) as lease:
     log = lambda message: print(message, flush=True)
-    run_worker(snapshot, home / "out", recipe, device=device, cache=home / "vectors", log=log)
+    run_worker(snapshot, home / "out", recipe, lease=lease, cache=home / "vectors", log=log)
 """
 
 
@@ -215,11 +215,11 @@ def test_a_failed_worker_is_reported_with_what_it_said(
 ) -> None:
     monkeypatch.setenv("NIGHTSHELF_DEVICES", "none")
     with (
-        lease_device(Home(tmp_path)) as device,
+        lease_devices(Home(tmp_path)) as device,
         pytest.raises(WorkerError, match="status 2: error: task: 'juggling' is no task") as refused,
     ):
         config = recipe("task: juggling")
-        run_worker(snapshot.path, tmp_path / "out", config, device=device, cache=tmp_path / "vectors")
+        run_worker(snapshot.path, tmp_path / "out", config, lease=device, cache=tmp_path / "vectors")
     assert not refused.value.retry
 
 
@@ -235,9 +235,9 @@ def test_a_worker_that_was_killed_may_be_tried_again(
                 os.kill(int(child), signal.SIGKILL)  # as the kernel does when memory runs out
 
     config, out = recipe("epochs: 1000"), tmp_path / "out"
-    with lease_device(Home(tmp_path)) as device, pytest.raises(WorkerError, match="status -9") as killed:
+    with lease_devices(Home(tmp_path)) as device, pytest.raises(WorkerError, match="status -9") as killed:
         run_worker(
-            snapshot.path, out, config, device=device, cache=tmp_path / "vectors", log=kill_at_first_step
+            snapshot.path, out, config, lease=device, cache=tmp_path / "vectors", log=kill_at_first_step
         )
     assert killed.value.retry
     assert not out.exists()
@@ -256,31 +256,97 @@ def gone(pid: int, seconds: float) -> bool:
     return False
 
 
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize(
+    ("how", "devices"), [(signal.SIGKILL, 1), (signal.SIGINT, 1), (signal.SIGKILL, 2), (signal.SIGINT, 2)]
+)
 def test_it_ends_with_its_step_and_the_device_is_free(
     snapshot: Snapshot,
     recipe: Callable[[str], Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     how: int,
+    devices: int,
 ) -> None:
-    monkeypatch.setenv("NIGHTSHELF_DEVICES", "fake:1")
+    """On two devices it is torchrun, which has started the two processes that train."""
+    monkeypatch.setenv("NIGHTSHELF_DEVICES", "fake:2")
     config = recipe("epochs: 1000")
     step = subprocess.Popen(
-        [sys.executable, "-c", STEP, str(tmp_path), str(snapshot.path), str(config)],
+        [sys.executable, "-c", STEP, str(tmp_path), str(snapshot.path), str(config), str(devices)],
         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
     )  # fmt: skip
     line = step.stdout.readline()
     while line and not line.startswith("step "):
         line = step.stdout.readline()
     assert "loss" in line
-    (child,) = map(int, Path(f"/proc/{step.pid}/task/{step.pid}/children").read_text().split())
+    (worker,) = children(step.pid)
+    training = children(worker) if devices == 2 else [worker]
+    assert len(training) == devices
+    for process in training:  # each holds the leases itself
+        held = {str(fd.readlink()) for fd in Path(f"/proc/{process}/fd").iterdir()}
+        assert {str(tmp_path / "leases" / f"device-fake-{n}.lock") for n in range(devices)} <= held
     os.kill(step.pid, how)
-    assert gone(child, 5)
+    assert all(gone(process, 5) for process in [*training, worker])
     step.wait(10)
-    with lease_device(Home(tmp_path), timeout=5):
+    with lease_devices(Home(tmp_path), timeout=5, count=2):
         assert not (tmp_path / "out").exists()
+
+
+ALONE_OR_TOGETHER = """
+import sys, torch
+torch.cpu._is_avx512_bf16_supported = lambda: False  # a machine that computes in float32
+from assets.model.train import main
+sys.exit(main())
+"""
+
+
+def test_two_processes_learn_what_one_does(
+    snapshot: Snapshot, recipe: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """The same batches give the same losses, also where labels are weighed and other texts are negatives."""
+    without = tiny_encoder(tmp_path / "without dropout")
+    encoder = json.loads((without / "config.json").read_text())
+    encoder |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    (without / "config.json").write_text(json.dumps(encoder))
+    config = tmp_path / "recipe.yaml"
+    # Fifteen do not go into two shares.
+    config.write_text(
+        RECIPE.format(encoder=without)
+        + "batch_size: 15\nmax_steps: 50\ncontrast: 0.5\nclass_weights: balanced\n"
+    )
+    (tmp_path / "train.py").write_text(ALONE_OR_TOGETHER)
+    curves = []
+    for processes in ("1", "2"):
+        out = tmp_path / processes
+        arguments = ["--snapshot", str(snapshot.path), "--config", str(config), "--out", str(out)]
+        torchrun = ["--standalone", "--local-addr", "127.0.0.1", "--nproc-per-node", processes]
+        subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "torch.distributed.run",
+                *torchrun,
+                str(tmp_path / "train.py"),
+                *arguments,
+            ],
+            env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+            capture_output=True,
+            check=True,
+        )
+        curves.append(json.loads((out / "loss.json").read_text()))
+        assert json.loads((out / "config.json").read_text())["processes"] == int(processes)
+    alone, together = curves
+    losses = [[point["loss"] for point in curve["train"]] for curve in curves]
+    np.testing.assert_allclose(losses[1], losses[0], rtol=2e-5)
+    assert losses[0][-1] < losses[0][0]
+    assert [p["step"] for p in together["dev"]] == [p["step"] for p in alone["dev"]] == [40, 50]
+    np.testing.assert_allclose(
+        [p["loss"] for p in together["dev"]], [p["loss"] for p in alone["dev"]], rtol=1e-3
+    )
 
 
 def test_three_trainings_on_two_devices(
@@ -295,10 +361,10 @@ def test_three_trainings_on_two_devices(
             if message.startswith("waiting"):
                 waited.append(message)
 
-        with lease_device(home, log) as device:
+        with lease_devices(home, log) as device:
             began = time.monotonic()
             out = tmp_path / str(n)
-            run_worker(snapshot.path, out, config, device=device, cache=tmp_path / "vectors")
+            run_worker(snapshot.path, out, config, lease=device, cache=tmp_path / "vectors")
             return device.name, began, time.monotonic()
 
     with ThreadPoolExecutor(3) as pool:

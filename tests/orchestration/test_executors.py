@@ -11,15 +11,19 @@ from pathlib import Path
 
 import pytest
 
+from orchestration.executors import device_executor, executor_of
+from resources.home import Shop
+
 PROJECT = Path(__file__).parents[2]
 
 JOB = """
 import json, os, sys, time
 import dagster as dg
-from orchestration.executors import DEVICE_TAG, device_executor
+from orchestration.executors import device_executor
+from resources.devices import TAG
 
 def training(name):
-    @dg.op(name=name, tags={DEVICE_TAG: "gpu"})
+    @dg.op(name=name, tags={TAG: "1"})
     def train():
         began = time.time()
         time.sleep(1.0)
@@ -83,3 +87,16 @@ def test_as_many_trainings_at_a_time_as_devices(tmp_path: Path, devices: str, mo
     assert len({process for _, _, _, process, _ in runs}) == 3
     assert not any(torch for *_, torch in runs), "the step server must not load what initialises CUDA"
     assert most_at_once(runs) == most
+
+
+@pytest.mark.parametrize("name", ["k8s", "ray"])
+def test_an_executor_whose_package_is_missing_says_what_to_install(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, f"dagster_{name}", None)
+    with pytest.raises(ImportError, match=rf"executor: {name} .*pip install 'nightshelf\[{name}\]'"):
+        executor_of(Shop(executor=name))
+
+
+def test_without_a_setting_steps_run_on_this_machine() -> None:
+    assert executor_of(Shop()) is device_executor

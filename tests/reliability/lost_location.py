@@ -7,11 +7,12 @@ from datetime import date
 
 import dagster as dg
 
-from orchestration.executors import DEVICE_TAG, device_executor
+from orchestration.executors import device_executor
+from resources.devices import TAG
 from resources.home import Home
 
 
-@dg.op(pool="warehouse", tags={DEVICE_TAG: "gpu"})
+@dg.op(pool="warehouse", tags={TAG: "1"})
 def train(context: dg.OpExecutionContext) -> None:
     from assets.model.bundle import make_bundle
 

@@ -9,24 +9,26 @@ import stat
 import subprocess
 import sys
 import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from resources.devices import DeviceError, devices, lease_device
+from resources.devices import DeviceError, devices, lease_devices
 from resources.home import Home
 from resources.leases import LeaseTimeoutError
 
 HOLDER = """
 import subprocess, sys
 from pathlib import Path
-from resources.devices import lease_device
+from resources.devices import lease_devices
 from resources.home import Home
 def log(message):
     if message.startswith("waiting"):
         print(message, flush=True)
-with lease_device(Home(Path(sys.argv[1])), log) as device:
-    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], pass_fds=[device.fd])
+with lease_devices(Home(Path(sys.argv[1])), log) as device:
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], pass_fds=device.fds)
     print(device.name, child.pid, flush=True)
     child.wait()
 """
@@ -88,12 +90,12 @@ def test_a_setting_that_makes_no_sense_is_refused(monkeypatch: pytest.MonkeyPatc
 def test_a_lease_shows_its_device_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NIGHTSHELF_DEVICES", "3,5")
     told: list[str] = []
-    with lease_device(Home(tmp_path), told.append) as one, lease_device(Home(tmp_path)) as two:
+    with lease_devices(Home(tmp_path), told.append) as one, lease_devices(Home(tmp_path)) as two:
         assert (one.name, two.name) == ("3", "5")
         assert one.env["CUDA_VISIBLE_DEVICES"] == one.env["NIGHTSHELF_DEVICE"] == "3"
         assert two.env["CUDA_VISIBLE_DEVICES"] == "5"
         assert one.env["PATH"] == os.environ["PATH"]
-        with pytest.raises(LeaseTimeoutError), lease_device(Home(tmp_path), told.append, timeout=0.1):
+        with pytest.raises(LeaseTimeoutError), lease_devices(Home(tmp_path), told.append, timeout=0.1):
             pass
     assert told[0] == "Training on device 3 (of 3, 5)."
     assert told[1].startswith("waiting for device-3.lock")
@@ -104,16 +106,16 @@ def test_two_homes_do_not_share_a_gpu(tmp_path: Path, monkeypatch: pytest.Monkey
     """By whichever name each calls it."""
     nvidia_smi(tmp_path, monkeypatch, "echo 0, GPU-aaaa-1111; echo 1, GPU-bbbb-2222")
     monkeypatch.setenv("NIGHTSHELF_DEVICES", "1")
-    with lease_device(Home(tmp_path / "one")) as device:
+    with lease_devices(Home(tmp_path / "one")) as device:
         assert device.env["CUDA_VISIBLE_DEVICES"] == "1"
         monkeypatch.setenv("NIGHTSHELF_DEVICES", same)
         with (
             pytest.raises(LeaseTimeoutError, match="device-GPU-bbbb-2222"),
-            lease_device(Home(tmp_path / "two"), timeout=0.1),
+            lease_devices(Home(tmp_path / "two"), timeout=0.1),
         ):
             pass
         monkeypatch.setenv("NIGHTSHELF_DEVICES", "0")
-        with lease_device(Home(tmp_path / "two"), timeout=0.1) as other:
+        with lease_devices(Home(tmp_path / "two"), timeout=0.1) as other:
             assert other.name == "0"
     (folder,) = tmp_path.glob("nightshelf-devices-*")
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
@@ -125,7 +127,7 @@ def test_a_lock_folder_that_leads_elsewhere_is_not_used(
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / f"nightshelf-devices-{os.getuid()}").symlink_to(tmp_path / "elsewhere")
     monkeypatch.setenv("NIGHTSHELF_DEVICES", "0")
-    with pytest.raises(DeviceError, match=r"somebody else.*TMPDIR"), lease_device(Home(tmp_path)):
+    with pytest.raises(DeviceError, match=r"somebody else.*TMPDIR"), lease_devices(Home(tmp_path)):
         pass
 
 
@@ -134,9 +136,9 @@ def test_without_a_gpu_the_cpu_is_the_one_device_and_the_log_says_so(
 ) -> None:
     monkeypatch.setenv("NIGHTSHELF_DEVICES", "none")
     told: list[str] = []
-    with lease_device(Home(tmp_path), told.append) as device:
+    with lease_devices(Home(tmp_path), told.append) as device:
         assert (device.name, device.env["CUDA_VISIBLE_DEVICES"]) == ("cpu", "")
-        with pytest.raises(LeaseTimeoutError), lease_device(Home(tmp_path), timeout=0.1):
+        with pytest.raises(LeaseTimeoutError), lease_devices(Home(tmp_path), timeout=0.1):
             pass
     assert told == ["No GPU on this machine: training on the CPU."]
 
@@ -156,11 +158,11 @@ def test_a_killed_step_does_not_free_the_device_while_its_child_lives(
     step.kill()
     step.wait()
     try:
-        with pytest.raises(LeaseTimeoutError), lease_device(Home(tmp_path), timeout=0.5):
+        with pytest.raises(LeaseTimeoutError), lease_devices(Home(tmp_path), timeout=0.5):
             pass
     finally:
         os.kill(int(child), signal.SIGKILL)
-    with lease_device(Home(tmp_path), timeout=5) as device:
+    with lease_devices(Home(tmp_path), timeout=5) as device:
         assert device.name == "fake:0"
 
 
@@ -189,3 +191,53 @@ def test_two_devices_serve_two_processes_and_the_third_waits(
         os.kill(int(pid), signal.SIGKILL)
     for step in started:
         step.wait(10)
+
+
+def test_several_devices_are_one_lease(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NIGHTSHELF_DEVICES", "3,5,7")
+    told: list[str] = []
+    with lease_devices(Home(tmp_path), told.append, count=2) as two:
+        assert two.names == ("3", "5")
+        assert two.env["CUDA_VISIBLE_DEVICES"] == two.env["NIGHTSHELF_DEVICE"] == "3,5"
+        with lease_devices(Home(tmp_path)) as one:
+            assert one.names == ("7",)
+        with pytest.raises(LeaseTimeoutError), lease_devices(Home(tmp_path), timeout=0.1, count=2):
+            pass
+        with lease_devices(Home(tmp_path), timeout=1) as one:  # what was got in vain is free again
+            assert one.names == ("7",)
+    with lease_devices(Home(tmp_path), told.append, count=4) as all_of_them:
+        assert all_of_them.names == ("3", "5", "7")
+    assert told == [
+        "Training on devices 3, 5 (of 3, 5, 7).",
+        "Training on devices 3, 5, 7 (of 3, 5, 7; 4 were asked for).",
+    ]
+
+
+def test_the_cpu_may_be_asked_for_where_there_are_gpus(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NIGHTSHELF_DEVICES", "0,1")
+    told: list[str] = []
+    with lease_devices(Home(tmp_path), told.append, count=0) as lease:
+        assert (lease.names, lease.env["CUDA_VISIBLE_DEVICES"]) == (("cpu",), "")
+    assert told == ["No GPU was asked for: training on the CPU."]
+
+
+def test_two_that_need_both_devices_do_not_wait_for_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each would hold one and wait for the other: they come one after the other instead."""
+    monkeypatch.setenv("NIGHTSHELF_DEVICES", "fake:2")
+    home, running, most = Home(tmp_path), [], []
+
+    def both(n: int) -> None:
+        for _ in range(5):
+            with lease_devices(home, timeout=20, count=2):
+                running.append(n)
+                most.append(len(running))
+                time.sleep(0.01)
+                running.remove(n)
+
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(both, range(3)))
+    assert len(most) == 15 and max(most) == 1

@@ -1,0 +1,32 @@
+"""What a training asks of whichever executor runs it, as op tags.
+
+All of them are always there, and each executor reads its own: so the setting `executor` alone says where the
+same assets run. They are tags of the op and not of the job, which do not reach the pods of steps.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from resources.devices import TAG
+from resources.home import Training
+
+
+def training_tags(training: Training) -> dict[str, Any]:
+    """Tags of a step that trains.
+
+    `nightshelf/devices` is how many devices the step leases where it runs, and what the executor `devices`
+    counts; `dagster-k8s/config` and `dagster-ray/config` are read by Dagster's executors of those names.
+    """
+    gpus = str(training.devices)
+    # A cluster would look for a node with GPUs also where none is asked for by a limit of 0.
+    container = {"resources": {"limits": {training.gpu_resource: gpus}}} if training.devices else {}
+    pod = {
+        "node_selector": training.node_selector,
+        "tolerations": [toleration.content for toleration in training.tolerations],
+    }
+    return {
+        TAG: gpus,
+        "dagster-k8s/config": {"container_config": container, "pod_spec_config": pod},
+        "dagster-ray/config": {"num_gpus": training.devices},
+    }

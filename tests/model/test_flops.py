@@ -1,0 +1,46 @@
+"""Model FLOPs utilisation: the estimate against what torch counts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from assets.model.flops import KNOWN, Cost, peak_of
+from assets.model.tasks import BehaviorTask
+from resources.text_encoder import load_encoder
+from tests.model.little_shop import tiny_encoder
+
+
+@pytest.mark.parametrize("length", [4, 60])
+def test_the_estimate_is_near_what_torch_counts(tmp_path: Path, length: int) -> None:
+    """Where attention costs little, and where it costs as much as the rest."""
+    network = BehaviorTask().network(load_encoder(str(tiny_encoder(tmp_path / "tiny")))[0])
+    ids = torch.ones(8, length, dtype=torch.long)
+    # Plain products, for the counter knows no fused attention on a CPU.
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        network(ids, torch.ones_like(ids)).sum().backward()
+    estimate = Cost.of(network).step(np.full(8, length))
+    assert estimate == pytest.approx(counter.get_total_flops(), rel=0.15)
+
+
+def test_padding_does_not_count(tmp_path: Path) -> None:
+    cost = Cost(parameters=100, layers=1, width=10)
+    assert cost.step(np.asarray([2, 3])) == 6 * 100 * 5 + 12 * 10 * (4 + 9)
+
+
+def test_the_peak_of_a_cpu_is_what_a_matrix_product_reaches() -> None:
+    peak = peak_of(torch.device("cpu"))
+    assert not peak.known
+    assert 1e8 < peak.flops < 1e14
+
+
+def test_a_gpu_is_known_by_the_longest_of_the_names_that_fit() -> None:
+    """`H100 PCIe` is no `H100`, and an `L40S` no `L4`."""
+    names = list(KNOWN)
+    for place, name in enumerate(names):
+        assert not any(earlier in name for earlier in names[:place])
