@@ -13,7 +13,6 @@ import time
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from assets.model.interactions import HeldOut, Interactions, Ints
+from assets.model.network import has_bfloat16
 from benchmarks.judge import mean_ndcg
 from benchmarks.methods import CannotRunError, Log, Matrix
 from benchmarks.opponents import sequences
@@ -122,7 +122,7 @@ class SASRec:
             "heads": self._shape.heads,
             "length": self._shape.length,
             "loss": "full softmax" if self._shape.full else f"softmax over {NEGATIVES} sampled items, logQ",
-            "precision": "bfloat16" if _has_bfloat16(self._device) else "float32",
+            "precision": "bfloat16" if has_bfloat16(self._device) else "float32",
         }
         self._histories = histories
 
@@ -170,7 +170,7 @@ class SASRec:
         with torch.random.fork_rng():
             torch.manual_seed(self._seed)
             network = before or Network(shape).to(self._device)
-            learner = _Learner(network, histories, self._seed, _has_bfloat16(self._device))
+            learner = _Learner(network, histories, self._seed, has_bfloat16(self._device))
             best = _Trained(-1.0, 0, shape, network, 0.0)
             value, longest, told = 0.0, 0.0, time.monotonic()
             for number in range(1, rounds + 1):
@@ -391,14 +391,3 @@ def _padded(items: Ints, start: Ints, end: Ints, padding: int) -> Tensor:
     inside = place < size[:, None]
     where = np.where(inside, start[:, None] + place, 0)
     return torch.from_numpy(np.where(inside, items[where], padding))
-
-
-def _has_bfloat16(device: torch.device) -> bool:
-    """Whether half the bits are faster here: on newer GPUs, and on CPUs with instructions for them."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
-    try:
-        told = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return False
-    return "avx512_bf16" in told or "amx_bf16" in told
