@@ -64,9 +64,10 @@ def outcome_of(shelf: pa.Table, labels: pa.Table, *, day: date, k: int, items: i
     Returns:
         One row of `OUTCOMES`; shares of nothing are 0.
     """
-    with duckdb.connect(":memory:") as connection:
-        connection.register("shelf", shelf)
-        connection.register("labels", labels)
+    # In one order and by one thread: the last digits of a sum depend on both.
+    with duckdb.connect(":memory:", config={"threads": 1}) as connection:
+        connection.register("shelf", shelf.sort_by([("user_key", "ascending"), ("rank", "ascending")]))
+        connection.register("labels", labels.sort_by([(name, "ascending") for name in labels.column_names]))
         row = connection.execute(_SQL, {"k": k, "items": items, "day": day}).to_arrow_table()
     return row.cast(OUTCOMES)
 

@@ -66,6 +66,26 @@ def test_by_hand():
     assert got["coverage"] == pytest.approx(5 / 10)  # a, b, c, d, e; the shelf of everyone does not count
 
 
+def test_the_order_of_the_rows_moves_no_digit():
+    """Sums of prices depend on their order in the last digits, and tables have none."""
+    random = np.random.default_rng(0)
+    items = [f"i{n}" for n in range(40)]
+    shelf = shelf_of({f"u{n}": list(random.permutation(items)[:8]) for n in range(300)})
+    labels = labels_of(
+        [
+            (f"u{n % 300}", items[int(random.integers(40))], 1, float(random.integers(1, 9999)) / 100)
+            for n in range(3000)
+        ]
+    )
+    rows = [
+        outcome_of(
+            s.take(random.permutation(len(s))), x.take(random.permutation(len(x))), day=DAY, k=8, items=40
+        )
+        for s, x in [(shelf, labels)] * 5
+    ]
+    assert all(row.equals(rows[0]) for row in rows)
+
+
 def test_revenue_of_an_item_only_looked_at_is_nothing():
     got = judge({"anna": ["a"]}, [("anna", "a", 0, 5.0)])
     assert (got["revenue"], got["conversion"], got["hit_rate"]) == (0, 0, 1)
