@@ -11,7 +11,7 @@ import fcntl
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -78,8 +78,9 @@ def _try_lock(file: Path) -> int | None:
     except BlockingIOError:
         os.close(fd)
         return None
-    os.ftruncate(fd, 0)
-    os.write(fd, f"process {os.getpid()}".encode())
+    with suppress(OSError):  # a full disk: the lock is what counts, not who is said to hold it
+        os.ftruncate(fd, 0)
+        os.write(fd, f"process {os.getpid()}".encode())
     os.set_inheritable(fd, True)
     return fd
 

@@ -43,3 +43,20 @@ def test_the_child_keeps_the_lease_when_the_parent_lets_go(tmp_path: Path) -> No
         child.wait()
     with lease_one_of([lock], timeout=1):
         pass
+
+
+WITHOUT_ROOM = """
+import resource, signal, sys
+from pathlib import Path
+from resources.leases import lease_one_of
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+for _ in range(2):
+    with lease_one_of([Path(sys.argv[1])], timeout=0):
+        pass
+"""
+
+
+def test_where_nothing_can_be_written_a_lease_is_had_and_given_back_all_the_same(tmp_path: Path) -> None:
+    """On a full disk a step that tried again waited for a lock that it held itself."""
+    subprocess.run([sys.executable, "-c", WITHOUT_ROOM, str(tmp_path / "a.lock")], check=True)
