@@ -11,6 +11,9 @@ from typing import Any
 from resources.devices import TAG
 from resources.home import Training
 
+GRACE = 3
+"""Seconds that a pod has to end when its run is terminated: a checkpoint is whole at any moment."""
+
 
 def training_tags(training: Training) -> dict[str, Any]:
     """Tags of a step that trains.
@@ -24,6 +27,7 @@ def training_tags(training: Training) -> dict[str, Any]:
     pod = {
         "node_selector": training.node_selector,
         "tolerations": [toleration.content for toleration in training.tolerations],
+        "termination_grace_period_seconds": GRACE,
     }
     return {
         TAG: gpus,

@@ -156,6 +156,9 @@ def run_worker(
     are several devices, and ends when this process does. It is ended too when
     this function is left by an exception, such as the interruption of a run.
 
+    Args:
+        checkpoint: file that keeps the state of the fine-tuning; what it holds already is gone on from.
+
     Returns:
         the worker's last event: device, seconds, train_seconds, examples_per_second, memory_mib, …
 

@@ -210,16 +210,25 @@ def test_what_is_wrong_is_said_in_a_line(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("devices", [1, 2])
 def test_a_failed_worker_is_reported_with_what_it_said(
-    snapshot: Snapshot, recipe: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    snapshot: Snapshot,
+    recipe: Callable[[str], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    devices: int,
 ) -> None:
-    monkeypatch.setenv("NIGHTSHELF_DEVICES", "none")
+    """Once, also where two processes say it, and without what torchrun has to say about that."""
+    monkeypatch.setenv("NIGHTSHELF_DEVICES", "fake:2")
     with (
-        lease_devices(Home(tmp_path)) as device,
-        pytest.raises(WorkerError, match="status 2: error: task: 'juggling' is no task") as refused,
+        lease_devices(Home(tmp_path), count=devices) as lease,
+        pytest.raises(WorkerError) as refused,
     ):
         config = recipe("task: juggling")
-        run_worker(snapshot.path, tmp_path / "out", config, lease=device, cache=tmp_path / "vectors")
+        run_worker(snapshot.path, tmp_path / "out", config, lease=lease, cache=tmp_path / "vectors")
+    assert str(refused.value) == (
+        "the training worker ended with status 2: error: task: 'juggling' is no task; there is behavior"
+    )
     assert not refused.value.retry
 
 

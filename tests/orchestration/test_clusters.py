@@ -99,6 +99,7 @@ def test_a_training_runs_in_a_pod_that_asks_for_what_the_shop_has_set(tmp_path: 
     assert container["image"] == "nightshelf:1"
     assert pod["nodeSelector"] == {"accelerator": "l4"}
     assert pod["tolerations"] == [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
+    assert pod["terminationGracePeriodSeconds"] < 5
     claim = {"name": "home", "persistentVolumeClaim": {"claimName": "nightshelf-home"}}
     assert claim in pod["volumes"]
     assert {"name": "home", "mountPath": "/home-of-the-shop"} in container["volumeMounts"]

@@ -26,6 +26,7 @@ def test_a_training_asks_every_executor_for_as_many_devices() -> None:
             "pod_spec_config": {
                 "node_selector": {"pool": "gpu"},
                 "tolerations": [{"key": "gpu", "operator": "Equal", "value": "yes"}],
+                "termination_grace_period_seconds": 3,
             },
         },
         "dagster-ray/config": {"num_gpus": 4},
