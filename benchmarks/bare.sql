@@ -24,8 +24,7 @@ qualify
         order by load_id desc, line desc
     ) = 1;
 
--- Rows that came more than once, with their rank: few, so that not every row has to be put in order.
-create temp table numbered as
+create temp table raw as
 select
     day,
     event_id,
@@ -46,15 +45,40 @@ select
     source,
     load_id,
     line,
+    hash(day, event_id, item_id) as mark
+from read_parquet('$loads/*/events/*/*.parquet', hive_partitioning = true, hive_types = {'day': date});
+
+create temp table suspects as
+select mark from raw
+group by all
+having count(*) > 1;
+
+create temp table numbered as
+select *, 1 as copy from raw
+where mark not in (from suspects)
+union all
+select
+    *,
     row_number() over (
         partition by day, event_id, item_id
         order by
             received_at nulls last, event_at, user_key, label, price, quantity, currency, title, category, brand,
             load_id, line
     ) as copy
-from read_parquet('$loads/*/events/*/*.parquet', hive_partitioning = true, hive_types = {'day': date});
+from raw
+where mark in (from suspects);
+
+drop table raw;
 
 create temp table bots as
+with busy as (
+    select day, user_key
+    from numbered
+    where copy = 1
+    group by all
+    having count(*) > 40
+)
+
 select
     day,
     user_key
@@ -65,6 +89,7 @@ from (
         date_trunc('minute', event_at) as minute,
         count(distinct (event_at, label)) as actions
     from numbered
+    semi join busy using (day, user_key)
     where copy = 1
     group by all
 )
@@ -143,6 +168,31 @@ drop table numbered;
 drop table priced;
 
 create table staging.events as
+with moments as (
+    select distinct day, user_key, event_at
+    from flagged
+    where removed_because is null
+),
+
+sessions as (
+    select
+        day,
+        user_key,
+        event_at,
+        count_if(starts_session) over (
+            partition by day, user_key order by event_at rows between unbounded preceding and current row
+        ) as session_number
+    from (
+        select
+            *,
+            coalesce(
+                event_at - lag(event_at) over (partition by day, user_key order by event_at) > interval 30 minute,
+                true
+            ) as starts_session
+        from moments
+    )
+)
+
 select
     day,
     event_id,
@@ -160,28 +210,9 @@ select
     quantity,
     load_id,
     line
-from (
-    select
-        *,
-        count_if(starts_session) over (
-            partition by day, user_key
-            order by event_at, event_id, item_id, source
-            rows between unbounded preceding and current row
-        ) as session_number
-    from (
-        select
-            *,
-            coalesce(
-                event_at - lag(event_at) over (
-                    partition by day, user_key
-                    order by event_at, event_id, item_id, source
-                ) > interval 30 minute,
-                true
-            ) as starts_session
-        from flagged
-        where removed_because is null
-    )
-);
+from flagged
+inner join sessions using (day, user_key, event_at)
+where removed_because is null;
 
 create table marts.quality_funnel as
 with raw as (
@@ -282,7 +313,22 @@ select
 from (
     select
         *,
-        len(list_filter(days, lambda past: past >= day - 7)) as recent
+        [
+            i20, i19, i18, i17, i16, i15, i14, i13, i12, i11, i10, i9, i8, i7, i6, i5, i4, i3, i2, i1
+        ] as items,
+        [
+            b20, b19, b18, b17, b16, b15, b14, b13, b12, b11, b10, b9, b8, b7, b6, b5, b4, b3, b2, b1
+        ] as behaviors,
+            coalesce(d20 >= day - 7, false)::integer + coalesce(d19 >= day - 7, false)::integer +
+            coalesce(d18 >= day - 7, false)::integer + coalesce(d17 >= day - 7, false)::integer +
+            coalesce(d16 >= day - 7, false)::integer + coalesce(d15 >= day - 7, false)::integer +
+            coalesce(d14 >= day - 7, false)::integer + coalesce(d13 >= day - 7, false)::integer +
+            coalesce(d12 >= day - 7, false)::integer + coalesce(d11 >= day - 7, false)::integer +
+            coalesce(d10 >= day - 7, false)::integer + coalesce(d9 >= day - 7, false)::integer +
+            coalesce(d8 >= day - 7, false)::integer + coalesce(d7 >= day - 7, false)::integer +
+            coalesce(d6 >= day - 7, false)::integer + coalesce(d5 >= day - 7, false)::integer +
+            coalesce(d4 >= day - 7, false)::integer + coalesce(d3 >= day - 7, false)::integer +
+            coalesce(d2 >= day - 7, false)::integer + coalesce(d1 >= day - 7, false)::integer as recent
     from (
         select
             day,
@@ -291,14 +337,28 @@ from (
             event_at,
             item_id,
             behavior,
-            list(day) over before_it as days,
-            list(item_id) over before_it as items,
-            list(behavior) over before_it as behaviors
+            lag(day, 20) over w as d20, lag(item_id, 20) over w as i20, lag(behavior, 20) over w as b20,
+            lag(day, 19) over w as d19, lag(item_id, 19) over w as i19, lag(behavior, 19) over w as b19,
+            lag(day, 18) over w as d18, lag(item_id, 18) over w as i18, lag(behavior, 18) over w as b18,
+            lag(day, 17) over w as d17, lag(item_id, 17) over w as i17, lag(behavior, 17) over w as b17,
+            lag(day, 16) over w as d16, lag(item_id, 16) over w as i16, lag(behavior, 16) over w as b16,
+            lag(day, 15) over w as d15, lag(item_id, 15) over w as i15, lag(behavior, 15) over w as b15,
+            lag(day, 14) over w as d14, lag(item_id, 14) over w as i14, lag(behavior, 14) over w as b14,
+            lag(day, 13) over w as d13, lag(item_id, 13) over w as i13, lag(behavior, 13) over w as b13,
+            lag(day, 12) over w as d12, lag(item_id, 12) over w as i12, lag(behavior, 12) over w as b12,
+            lag(day, 11) over w as d11, lag(item_id, 11) over w as i11, lag(behavior, 11) over w as b11,
+            lag(day, 10) over w as d10, lag(item_id, 10) over w as i10, lag(behavior, 10) over w as b10,
+            lag(day, 9) over w as d9, lag(item_id, 9) over w as i9, lag(behavior, 9) over w as b9,
+            lag(day, 8) over w as d8, lag(item_id, 8) over w as i8, lag(behavior, 8) over w as b8,
+            lag(day, 7) over w as d7, lag(item_id, 7) over w as i7, lag(behavior, 7) over w as b7,
+            lag(day, 6) over w as d6, lag(item_id, 6) over w as i6, lag(behavior, 6) over w as b6,
+            lag(day, 5) over w as d5, lag(item_id, 5) over w as i5, lag(behavior, 5) over w as b5,
+            lag(day, 4) over w as d4, lag(item_id, 4) over w as i4, lag(behavior, 4) over w as b4,
+            lag(day, 3) over w as d3, lag(item_id, 3) over w as i3, lag(behavior, 3) over w as b3,
+            lag(day, 2) over w as d2, lag(item_id, 2) over w as i2, lag(behavior, 2) over w as b2,
+            lag(day, 1) over w as d1, lag(item_id, 1) over w as i1, lag(behavior, 1) over w as b1
         from staging.events
-        window before_it as (
-            partition by user_key order by event_at, event_id, item_id, behavior
-            rows between 20 preceding and 1 preceding
-        )
+        window w as (partition by user_key order by event_at, event_id, item_id, behavior)
     )
 )
 where recent > 0;
@@ -318,41 +378,61 @@ from staging.events
 group by all;
 
 create table marts.fct_item_pairs as
-with steps as (
-    select day, session_id, item_id, event_at, event_id
-    from staging.events
-    qualify
-        lag(item_id) over (partition by day, session_id order by event_at, event_id, item_id)
-        is distinct from item_id
-),
-
-numbered as (
+with steps as materialized (
     select
         day,
-        session_id,
         item_id,
-        row_number() over (partition by day, session_id order by event_at, event_id, item_id) as step
-    from steps
+        lead(item_id, 1) over s as i1,
+        lead(item_id, 2) over s as i2,
+        lead(item_id, 3) over s as i3,
+        lead(item_id, 4) over s as i4,
+        lead(item_id, 5) over s as i5,
+        lead(item_id, 6) over s as i6,
+        lead(item_id, 7) over s as i7,
+        lead(item_id, 8) over s as i8,
+        lead(item_id, 9) over s as i9,
+        lead(item_id, 10) over s as i10
+    from (
+        select day, session_id, item_id, event_at, event_id
+        from staging.events
+        qualify
+            lag(item_id) over (partition by day, session_id order by event_at, event_id, item_id)
+            is distinct from item_id
+    )
+    window s as (partition by day, session_id order by event_at, event_id, item_id)
+),
+
+gapped as (
+    select day, item_id, i1 as other_item_id, 1.000000000::decimal(18, 9) as weight from steps where i1 != item_id
+    union all
+    select day, item_id, i2 as other_item_id, 0.800000000::decimal(18, 9) as weight from steps where i2 != item_id
+    union all
+    select day, item_id, i3 as other_item_id, 0.640000000::decimal(18, 9) as weight from steps where i3 != item_id
+    union all
+    select day, item_id, i4 as other_item_id, 0.512000000::decimal(18, 9) as weight from steps where i4 != item_id
+    union all
+    select day, item_id, i5 as other_item_id, 0.409600000::decimal(18, 9) as weight from steps where i5 != item_id
+    union all
+    select day, item_id, i6 as other_item_id, 0.327680000::decimal(18, 9) as weight from steps where i6 != item_id
+    union all
+    select day, item_id, i7 as other_item_id, 0.262144000::decimal(18, 9) as weight from steps where i7 != item_id
+    union all
+    select day, item_id, i8 as other_item_id, 0.209715200::decimal(18, 9) as weight from steps where i8 != item_id
+    union all
+    select day, item_id, i9 as other_item_id, 0.167772160::decimal(18, 9) as weight from steps where i9 != item_id
+    union all
+    select day, item_id, i10 as other_item_id, 0.134217728::decimal(18, 9) as weight from steps where i10 != item_id
 ),
 
 forward as (
-    select
-        one.day,
-        one.item_id,
-        other.item_id as other_item_id,
-        count(*) as pairs,
-        sum((0.8 ** (gaps.gap - 1))::decimal(18, 9)) as weight
-    from numbered as one
-    cross join (select unnest(range(1, 11)) as gap) as gaps
-    inner join numbered as other
-        on one.day = other.day and one.session_id = other.session_id
-        and one.step + gaps.gap = other.step and one.item_id != other.item_id
+    select day, item_id, other_item_id, count(*) as pairs, sum(weight) as weight
+    from gapped
     group by all
 )
 
 select day, item_id, other_item_id, sum(pairs)::bigint as pairs, sum(weight)::double as weight
 from (
-    select day, item_id, other_item_id, pairs, weight from forward
+    select * from forward
     union all
     select day, other_item_id, item_id, pairs, (weight / 2)::decimal(28, 9) from forward
 )

@@ -74,7 +74,7 @@ def write_events(folder: Path, events: int) -> list[Path]:
 
 
 def write_catalogue(file: Path, events: int) -> Path:
-    """The products that the events name, all known from the first day, as a file of `nightshelf_catalogue`."""
+    """The products that the events name, all known from the start, as a file of `nightshelf_catalogue`."""
     import duckdb
 
     file.parent.mkdir(parents=True, exist_ok=True)

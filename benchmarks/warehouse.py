@@ -192,7 +192,7 @@ def report(measured: Sequence[Size], figures: Figures) -> None:
 
 
 def growth(events: Sequence[int], seconds: Sequence[float]) -> float:
-    """b in seconds = a · events ** b, by least squares over the logarithms; 1 where cost per event is flat."""
+    """b in seconds = a · events ** b, by least squares over logarithms; 1 where cost per event is flat."""
     x, y = [math.log(n) for n in events], [math.log(s) for s in seconds]
     return statistics.linear_regression(x, y).slope
 
