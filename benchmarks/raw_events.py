@@ -1,4 +1,4 @@
-"""Synthetic raw events for `benchmarks.warehouse`: as many as asked for, the same every time, with some dirt.
+"""Synthetic raw events for benchmarks of speed: as many as asked for, the same every time, with some dirt.
 
 The simulator knows tastes and seasons, and walks each visit; that is worth its time where quality is judged.
 Here only sizes and shapes count: sessions of one to seventeen events, few items and shoppers that do much and
@@ -46,17 +46,18 @@ _ROBOT = 500
 """One block in so many is a program: 64 actions, one a second."""
 
 
-def days() -> list[date]:
+def days(count: int = DAYS) -> list[date]:
     """The days that the events are spread over."""
-    return [FIRST_DAY + timedelta(days=number) for number in range(DAYS)]
+    return [FIRST_DAY + timedelta(days=number) for number in range(count)]
 
 
-def write_events(folder: Path, events: int) -> list[Path]:
+def write_events(folder: Path, events: int, over: int = DAYS) -> list[Path]:
     """One CSV per day, `events` lines in all and the headers.
 
     Args:
         folder: made where it is not there.
-        events: at least one per day and block, so 2,000.
+        events: at least 64 for each day; days are drawn in blocks of so many.
+        over: days.
 
     Returns:
         The files, oldest first.
@@ -67,9 +68,9 @@ def write_events(folder: Path, events: int) -> list[Path]:
     files = []
     with duckdb.connect() as db:
         db.execute("SET threads = 2")
-        for number, day in enumerate(days()):
+        for number, day in enumerate(days(over)):
             files.append(folder / f"events-{day}.csv")
-            _write(db, _events_of_day(number, day, events), files[-1])
+            _write(db, _events_of_day(number, day, events, over), files[-1])
     return files
 
 
@@ -118,8 +119,8 @@ def _chance(of: str, salt: int) -> str:
     return f"((hash({of}, {salt}) % 1000003) / 1000003.0)"
 
 
-def _events_of_day(number: int, day: date, events: int) -> str:
-    """Query: the lines of one day's file. Every thirtieth block of events is of one day."""
+def _events_of_day(number: int, day: date, events: int, over: int) -> str:
+    """Query: the lines of one day's file. Of thirty days, every thirtieth block of events is of one day."""
     blocks = -(-events // _BLOCK)
     starts = [sum(_LENGTHS[:n]) for n in range(len(_LENGTHS))]
     session = " + ".join(f"(place >= {start})::INTEGER" for start in starts[1:])
@@ -127,7 +128,7 @@ def _events_of_day(number: int, day: date, events: int) -> str:
     return f"""
         WITH places AS (
             SELECT block, place, block * {_BLOCK} + place AS n
-            FROM range({number}, {blocks}, {DAYS}) AS b(block) CROSS JOIN range({_BLOCK}) AS p(place)
+            FROM range({number}, {blocks}, {over}) AS b(block) CROSS JOIN range({_BLOCK}) AS p(place)
             WHERE block * {_BLOCK} + place < {events}
         ),
         -- One row in a hundred is sent twice, as it is.
