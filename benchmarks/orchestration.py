@@ -111,7 +111,7 @@ def definitions(bench: Bench) -> None:
             memory[what].append(mib)
             return seconds
 
-        took = in_turns({what: lambda what=what: load(what) for what in (OURS, BARE)}, 2 * bench.rounds + 1)  # type: ignore[misc]
+        took = in_turns({what: lambda what=what: load(what) for what in (OURS, BARE)}, bench.rounds)  # type: ignore[misc]
     value, runs = ratio(took[OURS], took[BARE])
     name = "orchestration.definitions"
     bench.figures.add(f"{name}.ratio_to_bare_import", value, "ratio", f"goal ≤ 1.3; {BARE}", runs)
@@ -131,7 +131,7 @@ def loaded(what: str, home: Home) -> tuple[float, float]:
 def backfill(bench: Bench) -> None:
     """The tables of a window made again, by `nightshelf backfill --tables` and by dbt alone."""
     window = days(bench.days)
-    with bench.home(Shop(timezone=ZONE, first_day=window[0], last_day=window[-1])) as home:
+    with bench.home(Shop(timezone=ZONE, first_day=window[0], last_day=days(bench.days + 8)[-1])) as home:
         for file in write_events(home.drop / "nightshelf_csv", bench.events, bench.days):
             _age(file)
         _age(write_catalogue(home.drop / "nightshelf_catalogue" / "products.csv", bench.events))

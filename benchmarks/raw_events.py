@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import duckdb
 
 DAYS = 30
-FIRST_DAY = date(2026, 5, 1)
+FIRST_DAY = date(2025, 5, 1)
 ZONE = "UTC"
 """Of the shop: then each file holds the events of one of its days."""
 
