@@ -22,7 +22,7 @@ from pathlib import Path
 from benchmarks.raw_events import COLUMNS, FIRST_DAY, ZONE, days
 
 INGEST = ("nightshelf_ingest", "duckdb_ingest", "polars_ingest", "pandas_ingest")
-MARTS = ("nightshelf_marts", "duckdb_marts")
+MARTS = ("nightshelf_marts", "duckdb_marts", "polars_marts")
 RESULTS = (
     *("labels.lbl_behaviors", "labels.lbl_next_item", "marts.fct_events", "marts.fct_item_pairs"),
     *("marts.fct_popularity", "marts.quality_funnel", "marts.dim_items", "marts.dim_item_versions"),
@@ -62,6 +62,10 @@ class Place:
     @property
     def bare(self) -> Path:
         return self.folder / "bare.duckdb"
+
+    @property
+    def polars(self) -> Path:
+        return self.folder / "polars"
 
     @property
     def aside(self) -> Path:
@@ -220,6 +224,13 @@ def pandas_ingest(place: Place) -> Took:
     return Took(time.monotonic() - began)
 
 
+def polars_marts(place: Place) -> Took:
+    """`benchmarks.frames` over the raw zone, into Parquet files."""
+    from benchmarks.frames import with_polars
+
+    return Took(with_polars(place.loads, _empty(place.polars)))
+
+
 def _empty(folder: Path) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -230,7 +241,7 @@ CONTESTANTS: dict[str, Callable[[Place], Took]] = {
     found.__name__: found
     for found in (
         *(nightshelf_ingest, duckdb_ingest, polars_ingest, pandas_ingest),
-        *(nightshelf_marts, duckdb_marts, night),
+        *(nightshelf_marts, duckdb_marts, polars_marts, night),
     )
 }
 
