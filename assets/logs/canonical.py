@@ -275,7 +275,7 @@ class Mapping:
                 SELECT parsed.day, {own}, {", ".join(f"{sql} AS {name}" for name, sql in columns.items())}
                 FROM parsed {joins} WHERE fault = 0
             )
-            SELECT day, coalesce(own_id, {derived}) AS event_id, {others} FROM canonical ORDER BY day, line
+            SELECT day, coalesce(own_id, {derived}) AS event_id, {others} FROM canonical
         """
 
     def products(self, source: str, load_id: str) -> str:

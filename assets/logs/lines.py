@@ -195,8 +195,8 @@ def raw_blocks(stream: IO[bytes], size: int = BLOCK) -> Iterator[bytes]:
     """
     rest = b""
     while part := stream.read(size):
-        whole, newline, tail = part.rpartition(b"\n")
-        if not newline:
+        end = part.rfind(b"\n") + 1
+        if not end:
             rest += part
             if len(rest) > max(size, LONGEST_LINE):
                 raise FileRefusedError(
@@ -204,8 +204,8 @@ def raw_blocks(stream: IO[bytes], size: int = BLOCK) -> Iterator[bytes]:
                     f"a line is longer than {size >> 20} MiB. Is this a text file with line ends?",
                 )
             continue
-        yield rest + whole + newline
-        rest = tail
+        yield b"".join((rest, memoryview(part)[:end]))
+        rest = part[end:]
     if rest:
         yield rest + b"\n"
 
@@ -342,9 +342,8 @@ def _has_blanks(text: bytes, buffer: np.ndarray, cuts: np.ndarray, quote: str | 
     edges = cuts | (buffer == _NEWLINE)
     if quote:
         edges |= buffer == ord(quote)
-    blanks = np.flatnonzero(buffer == ord(" "))
-    # Before the first byte is, as it were, the newline that the text ends with.
-    return bool((edges[blanks - 1] | edges[blanks + 1]).any())
+    blanks = buffer == ord(" ")
+    return bool(blanks[:1].any() or (blanks[1:] & edges[:-1]).any() or (blanks[:-1] & edges[1:]).any())
 
 
 def _cut(text: bytes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -418,7 +418,7 @@ class Reader:
             self._copy(f"SELECT * EXCLUDE (day) FROM ({events})", target, "FORMAT parquet")
             return
         self._copy(
-            events,
+            f"{events} ORDER BY day, line",  # else each day's rows are written in scraps
             self.out / "events",
             f"FORMAT parquet, PARTITION_BY (day), FILENAME_PATTERN 'part-{self.parts}-{{i}}', "
             "OVERWRITE_OR_IGNORE",
