@@ -36,8 +36,9 @@ if TYPE_CHECKING:
 EVENTS, ROUNDS = 1_000_000, 3
 FEWEST = 2_000
 """Events that give every day a few."""
-PANDAS_MOST = 3_000_000
-"""Events that pandas still holds in a few GiB."""
+IN_MEMORY = ("pandas_ingest", "polars_marts")
+IN_MEMORY_MOST = 3_000_000
+"""Contestants that hold everything in memory, and the events of which they still do so in a few GiB."""
 SAMPLE = 0.1
 """Seconds between two looks at the memory of a process and its children."""
 PROJECT = Path(__file__).parents[1]
@@ -130,7 +131,7 @@ def measure(size: Size, rounds: int, figures: Figures) -> Size:
     different = differences(size.place)
     if different:
         raise RuntimeError(f"the contestants do not agree: {'; '.join(different)}")
-    size.say(f"{size.name}: ours and the bare script made the same rows")
+    size.say(f"{size.name}: all made the same rows")
     in_turns({"night": lambda: size.run("night")}, rounds)
     return size
 
@@ -139,10 +140,9 @@ def _takes_part(name: str, stage: str, size: Size, figures: Figures) -> bool:
     package = missing_package(name)
     if package:
         figures.skipped[f"warehouse.{stage}.{name}"] = f"{package} is not installed"
-    elif name.startswith("pandas") and size.events > PANDAS_MOST:
-        figures.skip(
-            f"warehouse.{size.name}.{name}", f"more than {short(PANDAS_MOST)} events take too much memory"
-        )
+    elif name in IN_MEMORY and size.events > IN_MEMORY_MOST:
+        too_many = f"it holds all events in memory, and there are more than {short(IN_MEMORY_MOST)}"
+        figures.skip(f"warehouse.{size.name}.{name}", too_many)
         return False
     return not package
 

@@ -27,7 +27,14 @@ if TYPE_CHECKING:
 DEVICE_TAG = "nightshelf/device"
 """Op tag of the steps that need a device; its value is the kind, `gpu`."""
 
-PRELOAD = ("orchestration.definitions", "orchestration.step_server")
+PRELOAD = (
+    *("orchestration.definitions", "orchestration.step_server"),
+    # What Dagster loads late, and so in every step anew: instance and storages, with all of SQLAlchemy.
+    *("dagster._utils.test", "dagster._core.instance.factory", "dagster._core.instance.runs"),
+    *("dagster._core.storage.root", "dagster._core.storage.local_compute_log_manager", "upath"),
+    "duckdb",  # nearly every step of ours
+)
+"""Modules that the server of the steps loads once; one that is not there is passed over."""
 
 
 class LeasedExecutor(MultiprocessExecutor):
