@@ -37,7 +37,7 @@ EVENTS, ROUNDS = 1_000_000, 3
 FEWEST = 2_000
 """Events that give every day a few."""
 IN_MEMORY = ("pandas_ingest", "polars_marts")
-IN_MEMORY_MOST = 3_000_000
+IN_MEMORY_MOST = 1_000_000
 """Contestants that hold everything in memory, and the events of which they still do so in a few GiB."""
 SAMPLE = 0.1
 """Seconds between two looks at the memory of a process and its children."""
@@ -285,8 +285,7 @@ def picture(measured: Sequence[Size]) -> Figure:
             if points:
                 label = name.partition("_")[0].replace("duckdb", "DuckDB alone")
                 axis.plot(*zip(*points, strict=True), marker="o", label=label, lw=2 if "night" in name else 1)
-        axis.set_xscale("log")
-        axis.set_ylim(bottom=0)
+        axis.set(xscale="log", yscale="log")
         axis.set(title=title, xlabel="events", ylabel="microseconds per event")
         axis.spines[["top", "right"]].set_visible(False)
         axis.legend(frameon=False)
