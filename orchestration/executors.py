@@ -28,7 +28,15 @@ if TYPE_CHECKING:
     from dagster._core.execution.context.system import PlanOrchestrationContext
     from dagster._core.execution.plan.plan import ExecutionPlan
 
-PRELOAD = ("orchestration.definitions", "orchestration.step_server")
+PRELOAD = (
+    *("orchestration.definitions", "orchestration.step_server"),
+    # What Dagster loads late, and so in every step anew: instance and storages, with all of SQLAlchemy.
+    *("dagster._utils.test.definitions", "dagster._core.instance.factory", "dagster._core.instance.runs"),
+    *("dagster._core.storage.root", "dagster._core.storage.local_compute_log_manager"),
+    *("dagster._core.secrets.loader", "upath.core", "upath.implementations.local"),
+    "duckdb",  # nearly every step of ours
+)
+"""Modules that the server of the steps loads once; one that is not there is passed over."""
 
 
 class LeasedExecutor(MultiprocessExecutor):

@@ -15,9 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import duckdb
+
     from resources.home import Home
 
 KEY_BYTES = 32
+_BLOCK_BYTES, _PADS = 64, {"inner_pad": 0x36, "outer_pad": 0x5C}
+"""Of SHA-256 and of HMAC."""
 NAME = "k1"
 """Name of the key, in front of every pseudonym: a later key can then live beside it."""
 
@@ -86,6 +90,23 @@ class IdentityKey:
         """One pseudonym for each of `ids`, in their order: about a million a second."""
         prefix = namespace.encode() + b"\0"
         return [f"{NAME}:{hmac.digest(self._key, prefix + raw.encode(), 'sha256').hex()[:32]}" for raw in ids]
+
+    def give_to(self, db: duckdb.DuckDBPyConnection) -> None:
+        """Let `pseudonym_sql` work in this connection. The key goes into two of its variables, and so appears
+        in no later statement, whose text an error could quote.
+        """
+        padded = self._key.ljust(_BLOCK_BYTES, b"\0")
+        for name, pad in _PADS.items():
+            db.execute(f"SET VARIABLE {name} = unhex('{bytes(byte ^ pad for byte in padded).hex()}')")
+
+
+def pseudonym_sql(raw_id: str, namespace: str = "shop") -> str:
+    """DuckDB's SQL of the pseudonym of the text `raw_id`, by RFC 2104: the same as `IdentityKey.pseudonym`, a
+    hash of the outer pad and the hash of the inner pad and the message.
+    """
+    inner, outer = (f"getvariable('{name}')" for name in _PADS)
+    message = f"unhex('{namespace.encode().hex()}00') || encode({raw_id})"
+    return f"'{NAME}:' || left(sha256({outer} || unhex(sha256({inner} || {message}))), 32)"
 
 
 def _has_loads(home: Home) -> bool:

@@ -123,6 +123,7 @@ class Mapping:
         shop_zone: the shop's time zone, in which its day begins; the connection's own TimeZone is the
         publisher's.
         latest: last day (ISO) that events can be from.
+        trimmed: whether the columns' texts have no blanks around them, and are NULL where they are empty.
     """
 
     spec: dict[str, Any]
@@ -131,6 +132,7 @@ class Mapping:
     shop_zone: str
     latest: str
     broken: Sequence[Fault] = ()
+    trimmed: bool = False
 
     @property
     def fields(self) -> list[str]:
@@ -273,7 +275,7 @@ class Mapping:
                 SELECT parsed.day, {own}, {", ".join(f"{sql} AS {name}" for name, sql in columns.items())}
                 FROM parsed {joins} WHERE fault = 0
             )
-            SELECT day, coalesce(own_id, {derived}) AS event_id, {others} FROM canonical ORDER BY day, line
+            SELECT day, coalesce(own_id, {derived}) AS event_id, {others} FROM canonical
         """
 
     def products(self, source: str, load_id: str) -> str:
@@ -300,7 +302,9 @@ class Mapping:
 
     def _joined(self, columns: Sequence[str]) -> str:
         """Text without blanks around it, NULL where it is empty or any of several columns is."""
-        texts = [f"nullif(trim({self.column.get(name, 'CAST(NULL AS VARCHAR)')}), '')" for name in columns]
+        texts = [self.column.get(name, "CAST(NULL AS VARCHAR)") for name in columns]
+        if not self.trimmed:
+            texts = [f"nullif(trim({text}), '')" for text in texts]
         return texts[0] if len(texts) == 1 else "(" + " || ' ' || ".join(texts) + ")"
 
     def _flags(self) -> str:

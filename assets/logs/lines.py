@@ -87,6 +87,8 @@ class Block:
     blank: int
     refused: list[tuple[int, str, str]] = field(default_factory=list)
     """(line, reason, detail)"""
+    blanks: bool = True
+    """Whether a field may begin or end with a blank."""
 
 
 @contextmanager
@@ -193,8 +195,8 @@ def raw_blocks(stream: IO[bytes], size: int = BLOCK) -> Iterator[bytes]:
     """
     rest = b""
     while part := stream.read(size):
-        whole, newline, tail = part.rpartition(b"\n")
-        if not newline:
+        end = part.rfind(b"\n") + 1
+        if not end:
             rest += part
             if len(rest) > max(size, LONGEST_LINE):
                 raise FileRefusedError(
@@ -202,8 +204,8 @@ def raw_blocks(stream: IO[bytes], size: int = BLOCK) -> Iterator[bytes]:
                     f"a line is longer than {size >> 20} MiB. Is this a text file with line ends?",
                 )
             continue
-        yield rest + whole + newline
-        rest = tail
+        yield b"".join((rest, memoryview(part)[:end]))
+        rest = part[end:]
     if rest:
         yield rest + b"\n"
 
@@ -304,8 +306,12 @@ def sort_out(text: bytes, first: int, layout: Layout) -> Block:
         suspect[_places_of_no_numbers(text)] = True
     plain = ~_any(suspect, starts, ends)
     if layout.columns:
-        plain &= _count(buffer == ord(layout.cut_at), starts, ends) == layout.columns - 1
+        cuts = buffer == ord(layout.cut_at)
+        if layout.quote:
+            plain &= _well_quoted(buffer, cuts, starts, ends, cut_at=layout.cut_at, quote=layout.quote)
+        plain &= _count(cuts, starts, ends) == layout.columns - 1
         plain &= ends - starts <= LONGEST_LINE
+        block.blanks = _has_blanks(text, buffer, cuts, layout.quote)
     else:
         plain &= (ends - starts <= LONG_JSON) & (buffer[starts] == ord("{"))
     kept = plain.copy()
@@ -322,10 +328,22 @@ def sort_out(text: bytes, first: int, layout: Layout) -> Block:
         else:
             pieces.append(record)
             kept[index] = True
+            block.blanks |= b" " in record
     if pieces:
         block.data = b"".join([*pieces, text[done:]])
         block.numbers = numbers[kept]
     return block
+
+
+def _has_blanks(text: bytes, buffer: np.ndarray, cuts: np.ndarray, quote: str | None) -> bool:
+    """Whether a field may begin or end with a blank. Of other alphabets, which have more of them, always."""
+    if not text.isascii():
+        return True
+    edges = cuts | (buffer == _NEWLINE)
+    if quote:
+        edges |= buffer == ord(quote)
+    blanks = buffer == ord(" ")
+    return bool(blanks[:1].any() or (blanks[1:] & edges[:-1]).any() or (blanks[:-1] & edges[1:]).any())
 
 
 def _cut(text: bytes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -336,17 +354,44 @@ def _cut(text: bytes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _suspect(buffer: np.ndarray, text: bytes, layout: Layout) -> np.ndarray:
-    """Bytes that keep a line from being plain: quotation marks, control characters, broken UTF-8."""
+    """Bytes that keep a line from being plain: control characters, broken UTF-8."""
     suspect = (buffer < _FIRST_PRINTABLE) & (buffer != _NEWLINE) & (buffer != _TAB)
     if layout.columns:
         suspect &= buffer != ord(layout.cut_at)
-        if layout.quote:
-            suspect |= buffer == ord(layout.quote)
     try:
         text.decode("utf-8")
     except UnicodeDecodeError:
         suspect |= buffer >= 128
     return suspect
+
+
+def _well_quoted(
+    buffer: np.ndarray, cuts: np.ndarray, starts: np.ndarray, ends: np.ndarray, *, cut_at: str, quote: str
+) -> np.ndarray:
+    """Whether each line's quotation marks stand as RFC 4180 has them; takes those within them out of `cuts`.
+
+    Counted along the line, the first mark opens, the second closes, and so on; two in a row within a field,
+    which stand for one, close and open again. So every mark that opens must follow a delimiter, the line's
+    start or a mark, and every one that closes must come before a delimiter, the line's end or a mark.
+    """
+    marks = np.flatnonzero(buffer == ord(quote))
+    well = np.ones(len(starts), bool)
+    if not len(marks):
+        return well
+    first = np.searchsorted(marks, starts)
+    count = np.searchsorted(marks, ends) - first
+    line = np.repeat(np.arange(len(starts)), count)
+    closes = (np.arange(len(marks)) - first[line]) % 2 == 1
+    # The text ends with a newline, and what is before its first byte is a start as well.
+    beside = buffer[np.where(closes, marks + 1, marks - 1)]
+    edge = (beside == ord(cut_at)) | (beside == _NEWLINE) | (beside == ord(quote))
+    well[line[~edge]] = False
+    well[count % 2 == 1] = False
+    # A mark without its partner would turn all lines behind it inside out.
+    turns = np.concatenate([[0], marks[well[line]], [len(buffer)]])
+    outside = np.arange(len(turns) - 1) % 2 == 0
+    cuts &= np.repeat(outside, np.diff(turns))
+    return well
 
 
 def _count(mask: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:

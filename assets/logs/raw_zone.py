@@ -159,6 +159,7 @@ def take_in_all(home: Home, log: Callable[[str], None] = lambda message: None) -
             for file, mark in marks.items():
                 if mark:
                     firsts.setdefault(mark, file)
+            zone.at_once = min(AT_ONCE, max(1, len(firsts)))
             tried = {file: pool.submit(zone.take_in, file) for file in firsts.values()}
         # One that asks for more room than there is does not keep out those after it.
         failed = next((error for one in tried.values() if (error := one.exception())), None)
@@ -277,6 +278,7 @@ class _RawZone:
     def __init__(self, home: Home, log: Callable[[str], None]) -> None:
         prepare(home)
         self.home, self.log = home, log
+        self.at_once = AT_ONCE
         self.sources, self.faults = read_sources(home)
         self.key = IdentityKey.load(home)
         self.seen_file = home.loads.parent / "seen.json"
@@ -417,8 +419,9 @@ class _RawZone:
         load.mkdir()
         crash_point("ingest.copied")
         answer = read_in_child(
-            copy, load, spec, source, load_id=blank.load_id, file=blank.file, home=self.home, key=self.key
-        )
+            copy, load, spec, source,
+            load_id=blank.load_id, file=blank.file, home=self.home, key=self.key, at_once=self.at_once,
+        )  # fmt: skip
         crash_point("ingest.reader_done")
         detail = "; ".join(answer.pop("notes"))
         status = LOADED
@@ -496,6 +499,7 @@ def read_in_child(
     file: str,
     home: Home,
     key: IdentityKey,
+    at_once: int = AT_ONCE,
     verbatim: bool = False,
 ) -> dict[str, Any]:
     """Have a process of its own parse a file (see `assets.logs.reader`).
@@ -509,6 +513,7 @@ def read_in_child(
         file: path that the publisher's file has in the drop folder.
         home: whose shop's day and time zone apply.
         key: what pseudonyms are made with.
+        at_once: files that share the processors.
         verbatim: whether rejects show values as they are. Never where they are kept.
 
     Returns:
@@ -531,7 +536,7 @@ def read_in_child(
         "load_id": load_id,
         "latest": latest.isoformat(),
         "out": str(out),
-        "threads": max(1, (os.cpu_count() or 1) // AT_ONCE),
+        "threads": max(1, (os.cpu_count() or 1) // at_once),
         "verbatim": verbatim,
     }
     return _ask_child(job)

@@ -25,7 +25,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from assets.logs.lines import FileRefusedError, Layout, Lines, raw_blocks, sort_out
+from assets.logs.lines import FileRefusedError, Layout, Lines, raw_blocks, sort_out, split
 from assets.logs.reader import Reader
 from assets.logs.sources import FileSpec
 
@@ -476,10 +476,42 @@ def test_a_reader_is_held_to_its_means(name: str, value: int, then: str, ends: s
         assert done.returncode == ends
 
 
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.text(alphabet='a,"" é\t', max_size=10), min_size=1, max_size=12), st.sampled_from([2, 3]))
+def test_quotation_marks_are_read_as_the_standard_reader_reads_them(lines: list[str], columns: int) -> None:
+    layout = Layout(columns)
+    block = sort_out("".join(f"{line}\n" for line in lines).encode(), 1, layout)
+
+    wanted = {}
+    for number, line in enumerate(lines, 1):
+        fields = split(line.encode(), ",", '"')
+        if line.strip(" \t") and isinstance(fields, list) and len(fields) == columns:
+            wanted[number] = tuple(field or None for field in fields)
+    assert block.numbers.tolist() == list(wanted)
+    assert read_by_duckdb(block.data, columns) == list(wanted.values())
+    if not block.blanks:
+        assert all(
+            field == field.strip() for row in wanted.values() for field in row if field and "\t" not in field
+        )
+
+
+def read_by_duckdb(data: bytes, columns: int) -> list[tuple[str | None, ...]]:
+    """As the reader has it read."""
+    names = {f"c{n}": "VARCHAR" for n in range(columns)}
+    with tempfile.TemporaryDirectory() as folder, duckdb.connect() as db:
+        file = Path(folder) / "block.csv"
+        file.write_bytes(data)
+        return db.execute(
+            f"SELECT * FROM read_csv('{file}', columns = {names}, auto_detect = false, header = false, "
+            "delim = ',', quote = '\"', escape = '\"', new_line = '\\n', strict_mode = true"
+            ", null_padding = false)"
+        ).fetchall()
+
+
 def test_what_is_sorted_out_counts_every_line() -> None:
     block = sort_out(b'a,b\n\n"a",b\na\n  \n', 10, Layout(2))
     assert block.lines == 5
     assert block.blank == 2
     assert block.numbers.tolist() == [10, 12]
-    assert block.data == b"a,b\na,b\n"
+    assert block.data == b'a,b\n"a",b\n'
     assert [(line, reason) for line, reason, _ in block.refused] == [(13, "column_count")]

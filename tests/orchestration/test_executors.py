@@ -100,3 +100,35 @@ def test_an_executor_whose_package_is_missing_says_what_to_install(
 
 def test_without_a_setting_steps_run_on_this_machine() -> None:
     assert executor_of(Shop()) is device_executor
+
+
+SERVER = """
+import importlib, json, sys, threading
+from orchestration.executors import PRELOAD
+for name in PRELOAD:
+    importlib.import_module(name)
+before = set(sys.modules)
+import dagster as dg
+from dagster._core.definitions.reconstruct import ReconstructableRepository
+repository = ReconstructableRepository.for_module("orchestration.definitions", "defs")
+repository.get_reconstructable_job("nightly").get_definition()
+with dg.DagsterInstance.local_temp(sys.argv[1]) as instance:
+    instance.get_runs(limit=1)
+    instance.event_log_storage.get_concurrency_keys()
+print(json.dumps([len(set(sys.modules) - before), "torch" in before, "pandas" in before]))
+"""
+
+
+def test_what_every_step_needs_its_server_has_loaded(tmp_path: Path) -> None:
+    """All names must exist: the server passes over those that do not, and steps would be slower again."""
+    done = subprocess.run(
+        [sys.executable, "-c", SERVER, str(tmp_path)],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    late, torch, pandas = json.loads(done.stdout.splitlines()[-1])
+    assert late < 30, "hundreds of modules are loaded anew in every step"
+    assert not torch and not pandas

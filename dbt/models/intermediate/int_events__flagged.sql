@@ -1,14 +1,41 @@
 {{ config(materialized='incremental', incremental_strategy='day_window', on_schema_change='fail') }}
 
 with events as (
-    select * from {{ ref('int_events__unioned') }}
+    select
+        *,
+        hash(day, source, event_id, item_id) as mark
+    from {{ ref('int_events__unioned') }}
     where {{ in_window('day') }}
+),
+
+-- Events that may have come more than once: hashes are quick to count, and that two events share one does no harm.
+suspects as (
+    select mark from events
+    group by all
+    having count(*) > 1
+),
+
+lone as (
+    select events.* from events
+    anti join suspects
+        on events.mark = suspects.mark
+),
+
+repeated as (
+    select events.* from events
+    semi join suspects
+        on events.mark = suspects.mark
 ),
 
 -- Which row of an event that came more than once is kept depends on what the rows say alone: not on the files they
 -- came in, nor on the order of those. The item tells apart what an order, or a list that was shown, writes under one
--- id.
+-- id. Only what may be repeated is put in order: that is what takes the time.
 numbered as (
+    select
+        *,
+        1 as copy
+    from lone
+    union all
     select
         *,
         row_number() over (
@@ -17,7 +44,7 @@ numbered as (
                 received_at nulls last, event_at, user_key, code, price, quantity, currency, title, category, brand,
                 load_id, line
         ) as copy
-    from events
+    from repeated
 ),
 
 once as (
@@ -25,13 +52,25 @@ once as (
     where copy = 1
 ),
 
+-- Whoever has no more rows than actions are allowed is no program, whatever the rows are.
+busy as (
+    select
+        day,
+        user_key
+    from once
+    group by all
+    having count(*) > {{ [var('most_actions_per_minute'), var('most_actions_per_day')] | min }}
+),
+
 actions as (
     select distinct
-        day,
-        user_key,
-        code,
-        event_at
+        once.day,
+        once.user_key,
+        once.code,
+        once.event_at
     from once
+    inner join busy
+        on once.day = busy.day and once.user_key = busy.user_key
 ),
 
 paces as (

@@ -1,5 +1,7 @@
 {{ config(materialized='incremental', incremental_strategy='day_window', on_schema_change='fail') }}
 
+{% set gaps = range(1, 11) | list %}
+
 with events as (
     select
         day,
@@ -21,34 +23,42 @@ changes as (
         ) is distinct from item_id
 ),
 
-steps as (
+-- What comes up to ten steps later, one column per gap: the work grows with the steps, not with their square, and
+-- nothing is joined.
+steps as materialized (
+    select
+        {% for gap in gaps %}
+        lead(item_id, {{ gap }}) over session as item_{{ gap }},
+        {% endfor %}
+        day,
+        item_id
+    from changes
+    window session as (partition by day, session_id order by event_at, event_id, item_id)
+),
+
+-- Powers of 0.8 and their halves have at most nine decimals, so sums of them are exact in any order.
+gapped as (
+    {% for gap in gaps %}
     select
         day,
-        session_id,
         item_id,
-        row_number() over (partition by day, session_id order by event_at, event_id, item_id) as step
-    from changes
+        item_{{ gap }} as other_item_id,
+        (0.8 ** {{ gap - 1 }})::decimal(18, 9) as weight
+    from steps
+    where item_{{ gap }} != item_id
+    {{ 'union all' if not loop.last }}
+    {% endfor %}
 ),
 
-gaps as (
-    select unnest(range(1, 11)) as gap
-),
-
--- One equality join per gap instead of a range: the work grows with the steps, not with their square.
 forward as (
     select
-        one.day,
-        one.item_id,
-        other.item_id as other_item_id,
-        (0.8 ** (gaps.gap - 1))::decimal(18, 9) as weight
-    from steps as one
-    cross join gaps
-    inner join steps as other
-        on
-            one.day = other.day
-            and one.session_id = other.session_id
-            and one.step + gaps.gap = other.step
-            and one.item_id != other.item_id
+        day,
+        item_id,
+        other_item_id,
+        count(*) as pairs,
+        sum(weight) as weight
+    from gapped
+    group by all
 ),
 
 both_ways as (
@@ -58,7 +68,8 @@ both_ways as (
         day,
         other_item_id as item_id,
         item_id as other_item_id,
-        weight / 2 as weight
+        pairs,
+        (weight / 2)::decimal(28, 9) as weight
     from forward
 )
 
@@ -66,7 +77,7 @@ select
     day,
     item_id,
     other_item_id,
-    count(*) as pairs,
-    sum(weight::decimal(18, 9))::double as weight
+    sum(pairs)::bigint as pairs,
+    sum(weight)::double as weight
 from both_ways
 group by all
