@@ -186,13 +186,13 @@ def _revenue() -> pl.Expr:
 
 
 def _funnel(flagged: pl.DataFrame) -> pl.DataFrame:
+    """A day of which nothing is kept has a row that says so."""
     import polars as pl
 
-    steps = flagged.with_columns(pl.col("removed_because").fill_null("kept").alias("step"))
-    counted = steps.group_by("day", "source", "step").len("rows")
-    return pl.concat(
-        [counted, counted.group_by("day", "source").agg(pl.lit("raw").alias("step"), pl.col("rows").sum())]
-    )
+    key, removed = ["day", "source"], pl.col("removed_because")
+    whole = flagged.group_by(key).agg(pl.len().alias("raw"), removed.is_null().sum().alias("kept"))
+    parts = flagged.filter(removed.is_not_null()).group_by(*key, removed.alias("step")).len("rows")
+    return pl.concat([whole.unpivot(index=key, variable_name="step", value_name="rows"), parts])
 
 
 def _behaviors(events: pl.DataFrame) -> pl.DataFrame:
