@@ -164,7 +164,7 @@ def weighed(made: Recommender, **weights: float) -> Recommender:
     names = made.features.names
     blend = [weights.get(name.removeprefix("log "), 0.0) for name in names]
     rankers = {behavior: {"names": names, "weights": blend} for behavior in made.params["rankers"]}
-    return replace(made, fitted=Fitted({**made.params, "rankers": rankers}, {}))
+    return replace(made, fitted=Fitted({**made.params, "rankers": rankers, "new_near": None}, {}))
 
 
 def unit(rows: np.ndarray) -> np.ndarray:
