@@ -13,7 +13,7 @@ from benchmarks.raw_events import COLUMNS, DAYS, write_catalogue, write_events
 from benchmarks.warehouse import growth, main, short
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_the_report_has_its_figures_and_the_bare_script_makes_the_same_rows(tmp_path: Path) -> None:
     out = tmp_path / "report.json"
     assert main(["--events", "2000", "--rounds", "1", "--out", str(out), "--work", str(tmp_path)]) == 0
