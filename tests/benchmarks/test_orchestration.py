@@ -11,13 +11,6 @@ import pytest
 from benchmarks.orchestration import PARTS, covered, main
 
 
-def test_loading_the_definitions_is_measured(tmp_path: Path) -> None:
-    out = tmp_path / "report.json"
-    assert main(["--only", "definitions", "--rounds", "1", "--out", str(out), "--work", str(tmp_path)]) == 0
-    figures = {figure["name"]: figure["value"] for figure in json.loads(out.read_text())["figures"]}
-    assert 0 < figures["orchestration.definitions.ratio_to_bare_import"] < math.inf
-
-
 @pytest.mark.soak
 def test_the_report_has_its_figures(tmp_path: Path) -> None:
     out = tmp_path / "report.json"
