@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -47,9 +46,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     from assets.model.interactions import sample
     from benchmarks.data import read
+    from benchmarks.figures import teller
     from benchmarks.splits import split
 
-    log = _teller()
+    log = teller()
     data = read(asked.interactions, asked.items, log)
     held = split(data.interactions, asked.split, data.timed)
     held = replace(held, test=replace(held.test, users=sample(held.test.users, asked.users)))
@@ -100,15 +100,6 @@ def _ndcg(method: Any, test: Any) -> Any:
     from benchmarks.judge import judge
 
     return np.nan_to_num(judge(method.scores, test).per_user["ndcg@10"])
-
-
-def _teller() -> Callable[[str], None]:
-    began = time.monotonic()
-
-    def tell(message: str) -> None:
-        print(f"[{time.monotonic() - began:6.0f} s] {message}", file=sys.stderr, flush=True)
-
-    return tell
 
 
 if __name__ == "__main__":

@@ -333,13 +333,15 @@ def _items(
     items = items.set_column(
         items.column_names.index("attributes"), "attributes", pa.array(lists, pa.list_(pa.string()))
     )
-    return items.append_column("text", pa.array(_texts(items), pa.string())), facts
+    return items.append_column("text", pa.array(texts_of(items), pa.string())), facts
 
 
-def _texts(items: pa.Table) -> list[str]:
-    """Title, brand, category, attributes and description as one text, as a snapshot writes it."""
+def texts_of(items: pa.Table) -> list[str]:
+    """Title, brand, category, attributes (where there are any) and description of each item as one text, as a
+    snapshot writes it."""
     columns = [
-        items[name].to_pylist() for name in ("title", "brand", "category", "attributes", "description")
+        items[name].to_pylist() if name in items.column_names else [()] * len(items)
+        for name in ("title", "brand", "category", "attributes", "description")
     ]
     texts = []
     for title, brand, category, attributes, description in zip(*columns, strict=True):

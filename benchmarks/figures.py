@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import statistics
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -98,6 +99,24 @@ class Figures:
             console.print(f"{name} was skipped: {reason}", highlight=False, soft_wrap=True, markup=False)
         if self.out:
             console.print(str(self.out), highlight=False, soft_wrap=True)
+
+
+def teller() -> Callable[[str], None]:
+    """Progress on standard error, each line with the seconds since now."""
+    began = time.monotonic()
+
+    def tell(message: str) -> None:
+        print(f"[{time.monotonic() - began:6.0f} s] {message}", file=sys.stderr, flush=True)
+
+    return tell
+
+
+def short(number: int) -> str:
+    """1000000 as 1m, 250000 as 250k, 1234 as 1234."""
+    for size, letter in ((10**6, "m"), (10**3, "k")):
+        if number >= size and number % size == 0:
+            return f"{number // size}{letter}"
+    return str(number)
 
 
 def in_turns(ways: Mapping[str, Callable[[], float]], rounds: int = 3) -> dict[str, list[float]]:

@@ -27,7 +27,7 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from benchmarks.figures import Figures, in_turns, ratio
+from benchmarks.figures import Figures, in_turns, ratio, teller
 from benchmarks.raw_events import FIRST_DAY, ZONE, days, write_catalogue, write_events
 from resources.home import Home, Shop
 
@@ -84,11 +84,7 @@ class Bench:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure the parts that are asked for, report."""
     asked = _parser().parse_args(arguments)
-    began = time.monotonic()
-
-    def say(message: str) -> None:
-        print(f"[{time.monotonic() - began:6.0f} s] {message}", file=sys.stderr, flush=True)
-
+    say = teller()
     figures = Figures(asked.out, rounds=asked.rounds, events=asked.events, days=asked.days)
     bench = Bench(asked.rounds, asked.events, asked.days, asked.work, figures, say)
     for name in asked.only or PARTS:

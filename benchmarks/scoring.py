@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.figures import Figures, in_turns, ratio
+from benchmarks.figures import Figures, in_turns, ratio, short, teller
 from benchmarks.memory import PeakMemory
 from resources.devices import share_cores
 
@@ -63,14 +63,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args(arguments)
     share_cores()
+    say = teller()
     figures = Figures(asked.out, items=asked.items, users=asked.users, texts=asked.texts, rounds=asked.rounds)
     for items in asked.items:
         users = max(1, min(asked.users, CELLS // items))
-        _say(f"{users:,} users × {items:,} items")
+        say(f"{users:,} users × {items:,} items")
         search(figures, items, users, asked.rounds)
         figures.write()
     if asked.texts:
-        _say(f"encoding {asked.texts:,} texts")
+        say(f"encoding {asked.texts:,} texts")
         encode(figures, asked.texts, asked.rounds)
         figures.write()
     figures.show()
@@ -85,7 +86,7 @@ def search(figures: Figures, items: int, users: int, rounds: int) -> None:
 
     random = np.random.default_rng(0)
     catalogue, people = (random.normal(size=(n, WIDTH)).astype(np.float32) for n in (items, users))
-    name = f"scoring.top{K}_{_short(items)}_x{WIDTH}"
+    name = f"scoring.top{K}_{short(items)}_x{WIDTH}"
     ours = InnerProducts(catalogue)
     mask = _masked(random, users, items)
     masking = InnerProducts(catalogue, random.random(items) < 0.9)
@@ -114,9 +115,9 @@ def search(figures: Figures, items: int, users: int, rounds: int) -> None:
         (torch.bfloat16, "bfloat16"),
     ):
         runs = [work / s / rate for s, rate in zip(took[OURS], took[str(dtype)], strict=True)]
-        short = "" if dtype == torch.float32 else "_in_bfloat16"
+        suffix = "" if dtype == torch.float32 else "_in_bfloat16"
         figures.add(
-            f"{name}.share_of_matmul_rate{short}",
+            f"{name}.share_of_matmul_rate{suffix}",
             statistics.median(runs),
             "×",
             f"a product of {SQUARE}² in {goal}",
@@ -143,10 +144,13 @@ def encode(figures: Figures, texts: int, rounds: int) -> None:
         )
         return
     from assets.model.vectors import item_vectors
+    from benchmarks.data import texts_of
+    from benchmarks.simulated import simulated_shop
     from resources.text_encoder import resolve_encoder
 
     folder = Path(resolve_encoder("default"))
-    words = _texts(texts)
+    _, items = simulated_shop(days=1, shoppers=10, products=max(texts, 20))
+    words = texts_of(items)[:texts]
     theirs = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
     found: dict[str, Vectors] = {}
 
@@ -276,15 +280,6 @@ def _clocked(work: Callable[[], object]) -> Callable[[], float]:
     return run
 
 
-def _texts(count: int) -> list[str]:
-    """Texts of the simulated shop's items, as a night encodes them: title and description."""
-    from benchmarks.simulated import simulated_shop
-
-    _, items = simulated_shop(days=1, shoppers=10, products=max(count, 20))
-    words = zip(items["title"].to_pylist(), items["description"].to_pylist(), strict=True)
-    return [f"{title}. {description}" for title, description in words][:count]
-
-
 def _cores() -> int:
     import torch
 
@@ -293,18 +288,6 @@ def _cores() -> int:
 
 def _numbers(text: str) -> list[int]:
     return [int(number) for number in text.split(",")]
-
-
-def _short(number: int) -> str:
-    """10000 as 10k, 1000000 as 1m."""
-    for size, letter in ((1_000_000, "m"), (1000, "k")):
-        if number % size == 0:
-            return f"{number // size}{letter}"
-    return str(number)
-
-
-def _say(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from benchmarks.figures import Figures, in_turns, ratio
+from benchmarks.figures import Figures, in_turns, ratio, teller
 from resources.devices import share_cores
 
 if TYPE_CHECKING:
@@ -81,24 +81,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def compare(figures: Figures, data: TaskData, recipe: Recipe, device: torch.device, rounds: int) -> None:
     """The three ways in turns, and how good what each has learnt is."""
+    kind = "gpu" if device.type == "cuda" else "cpu"
     ways = {OURS: ours, "trainer": stock_trainer, "padded_loop": padded_loop}
     try:
         version("accelerate")  # the Trainer asks for it
     except PackageNotFoundError:
         del ways["trainer"]
-        figures.skip("training.cpu.speedup_over_trainer", "accelerate is not installed")
+        figures.skip(f"training.{kind}.speedup_over_trainer", "accelerate is not installed")
     found: dict[str, TextClassifier] = {}
+    say = teller()
 
     def timed(name: str) -> Callable[[], float]:
         def run() -> float:
-            _say(f"{name}: {len(data.splits['train']):,} examples")
+            say(f"{name}: {len(data.splits['train']):,} examples")
             found[name], seconds = ways[name](data, recipe, device)
             return seconds
 
         return run
 
     took = in_turns({name: timed(name) for name in ways}, rounds)
-    kind = "gpu" if device.type == "cuda" else "cpu"
     good = {name: f1(network, data, recipe, device) for name, network in found.items()}
     for name in ways:
         if name != OURS:
@@ -222,11 +223,11 @@ def examples_of_a_shop(count: int) -> TaskData:
         `count` examples to learn, drawn from the first days, and at most `TESTED` of the last two.
     """
     from assets.model.tasks import CODES, Examples, TaskData
+    from benchmarks.data import texts_of
     from benchmarks.simulated import simulated_shop
 
     events, items = simulated_shop(days=4, shoppers=400, products=600)
-    parts = (items[name].to_pylist() for name in ("title", "brand", "category", "description"))
-    texts = [". ".join(filter(None, words)) for words in zip(*parts, strict=True)]
+    texts = texts_of(items)
     day = pc.cast(events["timestamp"], pa.date32())
     keyed = pa.table(
         {
@@ -312,10 +313,6 @@ def _elapsed(began: float, device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter() - began
-
-
-def _say(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

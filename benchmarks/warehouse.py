@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.figures import Figures, in_turns, ratio
+from benchmarks.figures import Figures, in_turns, ratio, short, teller
 from benchmarks.raw_events import DAYS, write_catalogue, write_events
 from benchmarks.rivals import INGEST, MARTS, RESULTS, Place, missing_package
 from resources.processes import tree_memory
@@ -91,11 +91,7 @@ class Size:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure every size, report."""
     asked = _parser().parse_args(arguments)
-    began = time.monotonic()
-
-    def say(message: str) -> None:
-        print(f"[{time.monotonic() - began:6.0f} s] {message}", file=sys.stderr, flush=True)
-
+    say = teller()
     sizes = sorted(set(asked.events))
     if len(sizes) == 1:
         sizes = sorted({max(FEWEST, sizes[0] // 10), *sizes})  # growth needs two
@@ -139,12 +135,13 @@ def measure(size: Size, rounds: int, figures: Figures) -> Size:
 def _takes_part(name: str, stage: str, size: Size, figures: Figures) -> bool:
     package = missing_package(name)
     if package:
-        figures.skipped[f"warehouse.{stage}.{name}"] = f"{package} is not installed"
-    elif name in IN_MEMORY and size.events > IN_MEMORY_MOST:
+        figures.skip(f"warehouse.{stage}.{name}", f"{package} is not installed")
+        return False
+    if name in IN_MEMORY and size.events > IN_MEMORY_MOST:
         too_many = f"it holds all events in memory, and there are more than {short(IN_MEMORY_MOST)}"
         figures.skip(f"warehouse.{size.name}.{name}", too_many)
         return False
-    return not package
+    return True
 
 
 def report(measured: Sequence[Size], figures: Figures) -> None:
@@ -258,14 +255,6 @@ def differences(place: Place) -> list[str]:
                 if rows != one[0]:
                     found.append(f"{table} has {one[0]:,} rows, and {rows:,} with polars")
     return found
-
-
-def short(events: int) -> str:
-    """1000000 as 1m, 250000 as 250k, 1234 as 1234."""
-    for size, letter in ((10**6, "m"), (10**3, "k")):
-        if events >= size and events % size == 0:
-            return f"{events // size}{letter}"
-    return str(events)
 
 
 def picture(measured: Sequence[Size]) -> Figure:

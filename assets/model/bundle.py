@@ -89,9 +89,9 @@ def make_bundle(home: Home, day: date, log: Log = lambda message: None, devices:
         WorkerError: the training failed.
     """
     snapshot = snapshot_of(home, day)
-    recipe = recipe_file(home.shop.recipe, home.root)
-    # A wrong recipe is refused before anybody waits for a device.
-    checkpoint = checkpoint_of(home, snapshot, load_recipe(str(recipe)))
+    file = recipe_file(home.shop.recipe, home.root)
+    recipe = load_recipe(str(file))  # refused before anybody waits for a device
+    checkpoint = checkpoint_of(home, snapshot, recipe)
     store = ModelStore(home)
     with store.stage() as folder:
         crash_point("bundle.staged")
@@ -100,14 +100,14 @@ def make_bundle(home: Home, day: date, log: Log = lambda message: None, devices:
             speed = run_worker(
                 snapshot.path,
                 folder,
-                recipe,
+                file,
                 lease=lease,
                 cache=home.vectors,
                 checkpoint=checkpoint,
                 log=log,
             )
         crash_point("bundle.trained")
-        _add_recommender(folder, snapshot, load_recipe(str(recipe)), home, log)
+        _add_recommender(folder, snapshot, recipe, home, log)
         _write_card(folder, snapshot)
         crash_point("bundle.card_written")
         version = store.seal(folder, day)

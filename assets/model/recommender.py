@@ -298,11 +298,15 @@ class Recommender:
         result[found.row, found.item] = np.round(score, 5)
         if self.params.get("new_near") is None:
             return result
-        fresh = self.channels["novelty"].scores(users) * self.data.unmet_items
+        fresh = self._fresh(users)
         near = fresh.max(axis=1, initial=0) >= self.params["new_near"]
         for some, every in ((near, EXPLORED // 2), (~near, EXPLORED)):
             result[some] = show_new(result[some], fresh[some], every)
         return result
+
+    def _fresh(self, users: Ints) -> Matrix:
+        """[len(users), items] novelty of what nobody has met; 0 for all else."""
+        return self.channels["novelty"].scores(users) * self.data.unmet_items
 
     def open_to(self, users: Ints) -> NDArray[np.bool_]:
         """[len(users), items] that may be ranked: known, and new to the user where repeats do not count."""
@@ -548,11 +552,9 @@ def _new_near(recommender: Recommender, held: HeldOut, users: Ints) -> float | N
     """
     if not held.repeats or "novelty" not in recommender.channels or not len(held.item):
         return None
-    unmet = held.past.unmet_items
-    if unmet[held.item].mean() < MEETS_NEW:
+    if held.past.unmet_items[held.item].mean() < MEETS_NEW:
         return None
-    novelty = recommender.channels["novelty"]
-    best = [(novelty.scores(b) * unmet).max(axis=1) for b in blocks(users, len(held.past.item_ids))]
+    best = [recommender._fresh(b).max(axis=1) for b in blocks(users, len(held.past.item_ids))]
     return float(np.quantile(np.concatenate(best), 0.75))
 
 

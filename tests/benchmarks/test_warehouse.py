@@ -9,8 +9,9 @@ from pathlib import Path
 import duckdb
 import pytest
 
+from benchmarks.figures import short
 from benchmarks.raw_events import COLUMNS, DAYS, write_catalogue, write_events
-from benchmarks.warehouse import growth, main, short
+from benchmarks.warehouse import growth, main
 
 
 @pytest.mark.soak
