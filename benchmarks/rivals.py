@@ -139,7 +139,7 @@ def night(place: Place) -> Took:
 
 
 def _dbt(place: Place, first: date, last: date) -> Took:
-    from assets.warehouse.project import build_args, manifest, run_dbt
+    from assets.warehouse.project import build_args, manifest, run_dbt, window
     from resources.home import Home
 
     home = Home(place.home)
@@ -149,7 +149,7 @@ def _dbt(place: Place, first: date, last: date) -> Took:
     # As dagster-dbt does: what has been parsed need not be parsed again.
     shutil.copy(manifest().with_name("partial_parse.msgpack"), target)
     began = time.monotonic()
-    run_dbt(build_args(home, first, last), home, target=target)
+    run_dbt(build_args(), home, target=target, more=window(home, first, last))
     whole = time.monotonic() - began
     told = json.loads((target / "run_results.json").read_text(encoding="utf-8"))
     return Took(told["elapsed_time"], whole - told["elapsed_time"])

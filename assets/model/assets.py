@@ -1,5 +1,7 @@
 """The model stage: what a model may know, and the model trained on it."""
 
+from typing import TYPE_CHECKING
+
 import dagster as dg
 
 from assets.gates import require_passed
@@ -9,6 +11,9 @@ from resources.devices import TAG
 from resources.home import Home
 from resources.placement import training_tags
 from resources.room import room
+
+if TYPE_CHECKING:
+    from assets.model.bundle import Bundle
 
 OWNERS = ["team:ml"]
 
@@ -73,11 +78,13 @@ def fine_tuned_model(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
     """A text encoder fine-tuned on the shop's behaviour, and the recommender fitted on its item vectors.
 
     Trains in a child process on as many leased devices as its op tag asks for, or on the CPU where there is
-    no GPU, and seals the result as a bundle. How is the recipe's business (`recipe` in shop.yaml).
+    no GPU, and seals the result as a bundle. How is the recipe's business (`recipe` in shop.yaml). Where the
+    day's bundle was made of the same snapshot, recipe, code and settings already, it is taken as it is.
     """
     from assets.model.bundle import WorkerError, make_bundle
     from assets.model.recipe import RecipeError
     from assets.model.report import loss_chart, report_chart, report_table
+    from resources.text_encoder import EncoderError
 
     require_passed(context)
     (day,) = days_of(context)
@@ -85,7 +92,7 @@ def fine_tuned_model(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
     try:
         with room(home, "Training the model"):
             bundle = make_bundle(home, day, context.log.info, int(context.op_def.tags[TAG]))
-    except RecipeError as error:
+    except (RecipeError, EncoderError) as error:
         raise dg.Failure(str(error), allow_retries=False) from error
     except WorkerError as error:
         if not error.retry:
@@ -106,18 +113,26 @@ def fine_tuned_model(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
             "macro F1": test["macro"]["f1"],
             "steps": bundle.metrics["steps"],
             "examples": bundle.metrics["examples"]["train"],
-            "examples per second": bundle.speed["examples_per_second"],
-            "tokens per second": bundle.speed["tokens_per_second"],
-            "non-padding tokens per second": bundle.speed["real_tokens_per_second"],
-            "padding": bundle.speed["padding"],
-            "model FLOPs utilisation": bundle.speed["mfu"],
-            "peak of the device": bundle.peak,
-            "training seconds": bundle.speed["train_seconds"],
-            "encoding seconds": bundle.speed["vector_seconds"],
-            "seconds of the sequence model": bundle.speed["sequence_seconds"],
-            "peak memory (MiB)": bundle.speed["memory_mib"],
+            **(_speed(bundle) if bundle.speed else {}),
         },
     )
+
+
+def _speed(bundle: "Bundle") -> dict[str, str | float]:
+    """Metadata about the training itself."""
+    speed = bundle.speed
+    return {
+        "examples per second": speed["examples_per_second"],
+        "tokens per second": speed["tokens_per_second"],
+        "non-padding tokens per second": speed["real_tokens_per_second"],
+        "padding": speed["padding"],
+        "model FLOPs utilisation": speed["mfu"],
+        "peak of the device": bundle.peak,
+        "training seconds": speed["train_seconds"],
+        "encoding seconds": speed["vector_seconds"],
+        "seconds of the sequence model": speed["sequence_seconds"],
+        "peak memory (MiB)": speed["memory_mib"],
+    }
 
 
 @dg.asset(

@@ -1,4 +1,8 @@
-"""From a snapshot to a sealed bundle: device, worker, item vectors, recommender, model card."""
+"""From a snapshot to a sealed bundle: device, worker, item vectors, recommender, model card.
+
+A bundle names all that it was made of. Where a day's candidate was made of the same already, it is taken
+as it is: it would come out the same.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import date
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,11 +28,12 @@ from assets.model.recipe import Recipe, load_recipe, recipe_file
 from assets.model.report import report_table
 from assets.model.snapshot import Snapshot, snapshot_of
 from assets.model.train import REFUSED, SEQUENCE_DEV
-from assets.model.vectors import item_vectors
+from assets.model.vectors import encoder_hash, item_vectors
 from resources.crash import crash_point
 from resources.devices import CPU, Lease, lease_devices
 from resources.home import Home
-from resources.model_store import ModelStore
+from resources.model_store import ModelStore, TamperedBundleError
+from resources.text_encoder import resolve_encoder
 
 Log = Callable[[str], None]
 PATIENCE = 3.0
@@ -35,6 +42,9 @@ FORGOTTEN = 7 * 86400.0
 """Seconds after which a checkpoint is not kept for a training that might come back to it."""
 COMPLAINT = 2000
 """Characters of the worker's standard error that go into an error message."""
+MADE_OF = "made_of.json"
+LIBRARIES = ("lightgbm", "numpy", "tokenizers", "torch", "transformers")
+"""Whose versions may change what comes of a training."""
 
 
 class WorkerError(RuntimeError):
@@ -56,7 +66,8 @@ class Bundle:
     metrics: dict[str, Any]
     curve: dict[str, Any]
     speed: dict[str, Any]
-    """The worker's last event: device, seconds, examples_per_second, …; not part of the bundle."""
+    """The worker's last event: device, seconds, examples_per_second, …; not part of the bundle. Empty where
+    the bundle was there already."""
     device: str
     """The devices that were leased."""
 
@@ -69,6 +80,8 @@ class Bundle:
     @property
     def trained_on(self) -> str:
         """The device in words."""
+        if not self.speed:
+            return "none: the bundle was there, made of the same"
         if self.device == CPU:
             return "no GPU on this machine: trained on the CPU"
         return f"{self.device} ({self.speed['device']})"
@@ -77,8 +90,9 @@ class Bundle:
 def make_bundle(home: Home, day: date, log: Log = lambda message: None, devices: int = 1) -> Bundle:
     """Train on the snapshot of `day` and seal the result as that night's candidate.
 
-    The device is held by the worker process itself, so it is free exactly when the worker is gone. A training
-    that was ended before goes on from its last checkpoint, and the result is the same.
+    Where the candidate was made of the same already, nothing is trained. The device is held by the worker
+    process itself, so it is free exactly when the worker is gone. A training that was ended before goes on
+    from its last checkpoint, and the result is the same.
 
     Args:
         devices: how many to train on, where the machine has so many.
@@ -86,13 +100,20 @@ def make_bundle(home: Home, day: date, log: Log = lambda message: None, devices:
     Raises:
         FileNotFoundError: the day has no snapshot.
         RecipeError: `recipe` in shop.yaml names none, or a wrong one.
+        EncoderError: the recipe's encoder cannot be had.
         WorkerError: the training failed.
     """
     snapshot = snapshot_of(home, day)
     file = recipe_file(home.shop.recipe, home.root)
     recipe = load_recipe(str(file))  # refused before anybody waits for a device
+    store, parts = ModelStore(home), made_of(home, snapshot, recipe)
+    if there := _sealed(store, day, parts):
+        log(
+            f"{there} was made of this very snapshot, recipe, code and settings: it is taken as it is. To "
+            f"train once more, remove {store.folder / there}"
+        )
+        return _opened(store, there, snapshot)
     checkpoint = checkpoint_of(home, snapshot, recipe)
-    store = ModelStore(home)
     with store.stage() as folder:
         crash_point("bundle.staged")
         with lease_devices(home, log, count=devices) as lease:
@@ -109,10 +130,64 @@ def make_bundle(home: Home, day: date, log: Log = lambda message: None, devices:
         crash_point("bundle.trained")
         _add_recommender(folder, snapshot, recipe, home, log)
         _write_card(folder, snapshot)
+        _write_json(folder / MADE_OF, parts)
         crash_point("bundle.card_written")
         version = store.seal(folder, day)
     crash_point("bundle.sealed")
     _sweep(checkpoint)
+    return _opened(store, version, snapshot, speed, lease.name)
+
+
+def made_of(home: Home, snapshot: Snapshot, recipe: Recipe) -> dict[str, Any]:
+    """All that a bundle depends on, but for the kind of machine, as JSON.
+
+    Raises:
+        EncoderError: the recipe's encoder cannot be had.
+    """
+    encoder = resolve_encoder(recipe.encoder)
+    return {
+        "snapshot": snapshot.id,
+        "recipe": asdict(recipe),
+        "encoder": encoder_hash(Path(encoder)) if Path(encoder).is_dir() else encoder,
+        "values": home.shop.values.model_dump(mode="json"),
+        "rules": home.shop.rules.model_dump(mode="json"),
+        "code": _code(),
+        "libraries": {name: _version(name) for name in LIBRARIES},
+    }
+
+
+def _code() -> str:
+    """Hash over the source of everything that trains."""
+    folder, digest = Path(__file__).parent, hashlib.sha256()
+    for file in [*sorted(folder.glob("*.py")), folder.parents[1] / "resources" / "text_encoder.py"]:
+        digest.update(file.name.encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _version(library: str) -> str:
+    try:
+        return version_of(library)
+    except PackageNotFoundError:
+        return "none"
+
+
+def _sealed(store: ModelStore, day: date, parts: dict[str, Any]) -> str:
+    """The day's candidate if it is intact and was made of these parts, else empty."""
+    try:
+        version = store.candidate(day)
+        content = (store.path(version) / MADE_OF).read_text(encoding="utf-8")
+    except (FileNotFoundError, TamperedBundleError):
+        return ""
+    return version if json.loads(content) == parts else ""
+
+
+def _opened(
+    store: ModelStore,
+    version: str,
+    snapshot: Snapshot,
+    speed: dict[str, Any] | None = None,
+    device: str = CPU,
+) -> Bundle:
     path = store.path(version)
     return Bundle(
         version=version,
@@ -120,8 +195,8 @@ def make_bundle(home: Home, day: date, log: Log = lambda message: None, devices:
         snapshot=snapshot,
         metrics=json.loads((path / "metrics.json").read_text(encoding="utf-8")),
         curve=json.loads((path / "loss.json").read_text(encoding="utf-8")),
-        speed=speed,
-        device=lease.name,
+        speed=speed or {},
+        device=device,
     )
 
 

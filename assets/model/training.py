@@ -81,8 +81,8 @@ def train(  # noqa: PLR0917
     """Fine-tune an encoder on a task.
 
     float32 weights, and bfloat16 arithmetic where the device has it (`precision`). Batches hold texts of like
-    length and are padded to the longest of them only. The dev split is measured after every epoch, dev and
-    test at the end. Where `checkpoints` holds a state of this training, it goes on from there.
+    length, each text once, and are padded to the longest of them only. The dev split is measured after every
+    epoch, dev and test at the end. Where `checkpoints` holds a state of this training, it goes on from there.
     Of several processes that train together, each calls this with the same arguments, and gets the same.
 
     Without examples nothing is trained, and the network is the encoder with a fresh head.
@@ -249,7 +249,10 @@ class _Loop:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         torch.manual_seed(int(self._random(DROPOUT, step, self.peers.rank).integers(2**63)))
-        batches = [self._batch(examples.text)]
+        # Of like length, many examples of a batch are about the same product: each text is encoded once.
+        distinct, place_of = np.unique(examples.text, return_inverse=True)
+        rows = torch.from_numpy(place_of).to(self.device)
+        batches = [self._batch(distinct)]
         pairs = self.pairs[:0]
         if self.recipe.contrast and len(self.pairs):
             pairs = self.pairs[self._random(PAIRS, step).integers(0, len(self.pairs), len(examples))]
@@ -258,7 +261,7 @@ class _Loop:
         targets = torch.from_numpy(examples.target).to(self.device)
         with precision(self.device):
             outputs, *vectors = self.model(*(tensor for batch in batches for tensor in batch))
-            loss = self.loss(self.peers.gathered(outputs, len(examples)), targets)
+            loss = self.loss(self.peers.gathered(outputs, len(distinct))[rows], targets)
             if vectors:
                 gathered = self.peers.gathered(vectors[0], len(texts))
                 loss = loss + self.recipe.contrast * self._contrast(pairs, place.reshape(-1, 2), gathered)

@@ -23,7 +23,7 @@ from packaging.version import Version
 
 from assets.gates import require_passed
 from assets.partitions import days_of, nights
-from assets.warehouse.project import COMMAND, DBT, build_args, environment, manifest, rows_by_day
+from assets.warehouse.project import COMMAND, DBT, build_args, environment, manifest, rows_by_day, window
 from resources.crash import crash_point
 from resources.home import Home
 from resources.room import lack, room
@@ -93,7 +93,7 @@ def dbt_build(context: dg.AssetExecutionContext, dbt: DbtCliResource) -> Iterato
     ):
         prepare(home)
         crash_point("dbt.leased")
-        with _started(dbt, build_args(home, days[0], days[-1]), home, context) as invocation:
+        with _started(dbt, window(home, days[0], days[-1]), home, context) as invocation:
             crash_point("dbt.started")
             events, error = _drained(invocation)
         crash_point("dbt.ended")
@@ -113,12 +113,17 @@ def dbt_build(context: dg.AssetExecutionContext, dbt: DbtCliResource) -> Iterato
 
 @contextmanager
 def _started(
-    dbt: DbtCliResource, args: Sequence[str], home: Home, context: dg.AssetExecutionContext
+    dbt: DbtCliResource, days: Mapping[str, str], home: Home, context: dg.AssetExecutionContext
 ) -> Iterator[DbtCliInvocation]:
     """dbt at work; it does not outlive the block, whatever ends that."""
     os.environ.update(environment(home))  # the resource hands its own environment down
+    os.environ.update(days)
     target = home.root / "dagster" / "dbt" / context.run.run_id
-    invocation = dbt.cli(args, context=context, target_path=target)
+    try:
+        invocation = dbt.cli(build_args(), context=context, target_path=target)
+    finally:
+        for name in days:  # another dbt of this process is not to take them for its own
+            del os.environ[name]
     try:
         yield invocation
     finally:

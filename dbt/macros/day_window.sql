@@ -3,7 +3,7 @@
     {%- if flags.FULL_REFRESH -%}
         true
     {%- else -%}
-        {{ day }} between {{ day_literal(var('min_day'), -behind) }} and {{ day_literal(var('max_day'), ahead) }}
+        {{ day }} between {{ day_literal(setting('min_day'), -behind) }} and {{ day_literal(setting('max_day'), ahead) }}
     {%- endif -%}
 {%- endmacro %}
 
@@ -40,4 +40,12 @@
     {%- else -%}
         {{ relation }}
     {%- endif -%}
+{%- endmacro %}
+
+{#
+    A var that Dagster gives by environment, NIGHTSHELF_MIN_DAY for `min_day`: dbt parses the whole project anew
+    where `--vars` are other than last time. Not looked at while it parses, so that what it has parsed holds.
+#}
+{% macro setting(name) -%}
+    {{ env_var('NIGHTSHELF_' ~ name | upper, var(name)) if execute else var(name) }}
 {%- endmacro %}

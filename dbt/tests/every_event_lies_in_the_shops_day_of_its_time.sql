@@ -6,4 +6,4 @@ select
 from {{ ref('int_events__sessionised') }}
 where
     {{ in_window('day') }}
-    and day != ((event_at at time zone 'UTC') at time zone '{{ var("timezone") }}')::date
+    and day != ((event_at at time zone 'UTC') at time zone '{{ setting("timezone") }}')::date

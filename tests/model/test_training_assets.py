@@ -87,8 +87,8 @@ def test_the_model_is_a_sealed_bundle_with_all_that_serving_needs(
     assert store.candidate(D) == version
     assert {p.name for p in bundle.iterdir()} == {
         "README.md", "config.json", "encoder", "head.safetensors", "item_ids.json",
-        "item_vectors.safetensors", "loss.json", "manifest.json", "metrics.json", "recommender.json",
-        "sequence.safetensors",
+        "item_vectors.safetensors", "loss.json", "made_of.json", "manifest.json", "metrics.json",
+        "recommender.json", "sequence.safetensors",
     }  # fmt: skip
     vectors = load_file(bundle / "item_vectors.safetensors")["vectors"]
     assert vectors.shape == (40, 32)
@@ -154,6 +154,27 @@ def test_another_home_that_knows_the_future_makes_the_same_model_figures_and_she
             with published(home) as connection:
                 rows.append(connection.execute(f"SELECT * FROM {table} ORDER BY ALL").fetchall())
         assert rows[0] == rows[1]
+
+
+def test_a_candidate_that_was_made_of_the_same_is_taken_as_it_is(
+    shop: Home, night: dg.ExecuteInProcessResult, tmp_path: Path
+) -> None:
+    home, told = Home(tmp_path / "home"), []
+    shutil.copytree(shop.root, home.root)
+    version = ModelStore(home).candidate(D)
+    bundle = make_bundle(home, D, told.append)
+    assert bundle.version == version and not bundle.speed
+    assert len(told) == 1 and told[0].startswith(f"{version} was made of this very snapshot, recipe, code")
+
+    home.write_shop(
+        home.shop.model_copy(update={"rules": home.shop.rules.model_copy(update={"most_per_brand": 1})})
+    )
+    assert make_bundle(home, D, told.append).speed, "other rules are another model"
+    other = ModelStore(home).candidate(D)
+    assert other != version
+    (home.models / other / "item_ids.json").write_text("[]")
+    assert make_bundle(home, D, told.append).speed, "a damaged bundle is none"
+    assert ModelStore(home).candidate(D) == other
 
 
 FUTURE = f"""

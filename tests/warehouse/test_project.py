@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from assets.warehouse.project import DBT, DbtError, build_args, manifest, write_docs
+from assets.warehouse.project import DBT, DbtError, build_args, manifest, run_dbt, window, write_docs
 from resources.home import Home, Shop
 from tests.warehouse.raw_rows import dbt, query
 
@@ -69,14 +69,27 @@ def test_every_table_with_a_grain_is_held_to_it(nodes: dict[str, Any]) -> None:
 def test_a_window_of_days_is_one_run_without_unit_tests(tmp_path: Path) -> None:
     home = Home(tmp_path)
     home.write_shop(Shop(timezone="Asia/Shanghai"))
-    args = build_args(home, date(2026, 1, 5), date(2026, 4, 4))
+    args = build_args()
     assert args[0] == "build"
-    assert json.loads(args[args.index("--vars") + 1]) == {
-        "min_day": "2026-01-05",
-        "max_day": "2026-04-04",
-        "timezone": "Asia/Shanghai",
-    }
     assert args[args.index("--exclude-resource-type") + 1] == "unit_test"
+    assert window(home, date(2026, 1, 5), date(2026, 4, 4)) == {
+        "NIGHTSHELF_MIN_DAY": "2026-01-05",
+        "NIGHTSHELF_MAX_DAY": "2026-04-04",
+        "NIGHTSHELF_TIMEZONE": "Asia/Shanghai",
+    }
+
+
+def test_another_window_does_not_have_dbt_parse_the_project_again(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    home.write_shop(Shop())
+    for day in (date(2026, 1, 5), date(2026, 1, 6)):
+        said = run_dbt(
+            ["compile", "--log-level", "debug"], home, target=tmp_path / "dbt", more=window(home, day, day)
+        )
+    assert "Partial parsing enabled, no changes found, skipping parsing" in said, said[:3000]
+    compiled = [file.read_text() for file in (tmp_path / "dbt" / "compiled").rglob("*.sql")]
+    assert any("2026-01-06" in sql for sql in compiled)
+    assert not any("2026-01-05" in sql for sql in compiled)
 
 
 def test_the_manifest_is_that_of_the_sql_as_it_is(tmp_path: Path) -> None:

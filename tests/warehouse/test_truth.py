@@ -10,7 +10,7 @@ import pytest
 
 from assets.logs.raw_zone import outcomes, take_in_all
 from assets.logs.simulator import simulate
-from assets.warehouse.project import build_args, run_dbt
+from assets.warehouse.project import build_args, run_dbt, window
 from resources.home import Home, Shop
 from resources.identity import IdentityKey
 
@@ -24,7 +24,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
     simulate(home, start=FIRST, days=DAYS, seed=11, shoppers=1500, products=300)
     take_in_all(home)
     last = FIRST + timedelta(days=DAYS - 1)
-    run_dbt(build_args(home, FIRST, last), home, target=home.root / "dbt")
+    run_dbt(build_args(), home, target=home.root / "dbt", more=window(home, FIRST, last))
     return home
 
 

@@ -1,0 +1,79 @@
+"""Dagster's record of runs in SQLite, in which events that come together are written together.
+
+Dagster notes for every table and day what is planned and what was made: some five thousand events for
+ninety days. Its own SQLite storage gives each of them two commits; here a batch of them has two in all. Where
+it lies and how it looks is as in Dagster's own. Postgres' storage writes batches by itself.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from dagster._config import UserConfigSchema
+from dagster._core.storage.event_log.sqlite.sqlite_event_log import INDEX_SHARD_NAME, SqliteEventLogStorage
+from dagster._core.storage.sqlite_storage import DagsterSqliteStorage, _event_logs_directory
+from dagster._serdes import ConfigurableClassData
+
+from resources.home import Home
+
+if TYPE_CHECKING:
+    from dagster import EventLogEntry
+    from sqlalchemy import Connection
+
+# Dagster gathers events only where this is set. Every process that opens the storage imports this module.
+os.environ.setdefault("DAGSTER_EVENT_BATCH_SIZE", "1000")
+
+
+class BatchingEventLog(SqliteEventLogStorage):
+    """Dagster's event log in SQLite; a batch is one transaction in the run's file and one in the index."""
+
+    def __init__(self, base_dir: str, inst_data: ConfigurableClassData | None = None) -> None:
+        super().__init__(base_dir, inst_data)
+        self._db_lock = threading.RLock()  # type: ignore[assignment]  # two files are open at once
+        self._open = threading.local()
+
+    def store_event_batch(self, events: Sequence[EventLogEntry]) -> None:
+        (run_id,) = {event.run_id for event in events}
+        # The run's file is committed first, as for a single event.
+        with self._connect(INDEX_SHARD_NAME) as index, self._connect(run_id) as run:
+            self._open.connections = {INDEX_SHARD_NAME: index, run_id: run}
+            try:
+                for event in events:
+                    self.store_event(event)
+            finally:
+                self._open.connections = {}
+
+    @contextmanager
+    def _connect(self, shard: str) -> Iterator[Connection]:
+        if connection := getattr(self._open, "connections", {}).get(shard):
+            yield connection
+            return
+        with super()._connect(shard) as connection:
+            yield connection
+
+    @cache  # noqa: B019 - one storage a process, and its columns do not change
+    def has_table(self, table_name: str) -> bool:
+        return super().has_table(table_name)
+
+
+class RunHistory(DagsterSqliteStorage):
+    """Runs, events and ticks below `DAGSTER_HOME` (a home's `dagster` folder where that is not set)."""
+
+    def __init__(self, base_dir: str, inst_data: ConfigurableClassData | None = None) -> None:
+        super().__init__(base_dir, inst_data)
+        self._event_log_storage = BatchingEventLog(_event_logs_directory(base_dir))
+
+    @classmethod
+    def config_type(cls) -> UserConfigSchema:
+        return {}
+
+    @classmethod
+    def from_config_value(
+        cls, inst_data: ConfigurableClassData, config_value: Mapping[str, Any]
+    ) -> RunHistory:
+        return cls.from_local(os.environ.get("DAGSTER_HOME") or str(Home.current().dagster), inst_data)
