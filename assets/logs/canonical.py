@@ -247,10 +247,8 @@ class Mapping:
         }
         columns = {
             "source": literal(source),
-            "event_at": "timezone('UTC', time_at)",
-            "received_at": "timezone('UTC', received_at)"
-            if self.spec["received"]
-            else "CAST(NULL AS TIMESTAMP)",
+            "event_at": _in_utc("time_at"),
+            "received_at": _in_utc("received_at") if self.spec["received"] else "CAST(NULL AS TIMESTAMP)",
             "behavior": self._behavior(),
             **keys,
             **{name: self._plain(name) for name in ("item_id", "title", "category", "brand", "currency")},
@@ -449,6 +447,11 @@ def leftover_json(document: str, paths: Sequence[str]) -> str:
 def json_path(path: str) -> str:
     """A dotted path in DuckDB's JSONPath, every part quoted."""
     return "$" + "".join(f'."{part}"' for part in path.split("."))
+
+
+def _in_utc(instant: str) -> str:
+    """TIMESTAMP in UTC of a TIMESTAMPTZ; `timezone('UTC', …)` asks ICU, and takes twenty times as long."""
+    return f"make_timestamp(epoch_us({instant}))"
 
 
 def _both(label: str, name: str) -> str:

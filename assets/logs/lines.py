@@ -45,7 +45,8 @@ LONG_JSON = 4096
 UNIT = "\x1f"
 """Stands for a delimiter of several characters; no text file has it otherwise (ASCII "unit separator")."""
 
-_TAB, _NEWLINE, _FIRST_PRINTABLE = 9, 10, 32
+_TAB, _NEWLINE, _BLANK = 9, 10, 32
+_FIRST_PRINTABLE = 32
 
 _CHUNK = 4 << 20
 _MOST_COUNTED = 1 << 30
@@ -303,15 +304,17 @@ def sort_out(text: bytes, first: int, layout: Layout) -> Block:
     block = Block(text, numbers, lines, lines - len(numbers))
     suspect = _suspect(buffer, text, layout)
     if not layout.columns:
-        suspect[_places_of_no_numbers(text)] = True
-    plain = ~_any(suspect, starts, ends)
+        suspect = np.union1d(suspect, np.asarray(_places_of_no_numbers(text), np.int64))
+    plain = _count(suspect, ends) == 0
     if layout.columns:
-        cuts = buffer == ord(layout.cut_at)
-        if layout.quote:
-            plain &= _well_quoted(buffer, cuts, starts, ends, cut_at=layout.cut_at, quote=layout.quote)
-        plain &= _count(cuts, starts, ends) == layout.columns - 1
+        cuts = np.flatnonzero(buffer == ord(layout.cut_at))
+        marks = np.flatnonzero(buffer == ord(layout.quote)) if layout.quote else cuts[:0]
+        if len(marks):
+            well, cuts = _well_quoted(buffer, marks, cuts, starts, ends, layout)
+            plain &= well
+        plain &= _count(cuts, ends) == layout.columns - 1
         plain &= ends - starts <= LONGEST_LINE
-        block.blanks = _has_blanks(text, buffer, cuts, layout.quote)
+        block.blanks = _has_blanks(text, buffer, starts, ends, cuts, marks)
     else:
         plain &= (ends - starts <= LONG_JSON) & (buffer[starts] == ord("{"))
     kept = plain.copy()
@@ -335,15 +338,20 @@ def sort_out(text: bytes, first: int, layout: Layout) -> Block:
     return block
 
 
-def _has_blanks(text: bytes, buffer: np.ndarray, cuts: np.ndarray, quote: str | None) -> bool:
+def _has_blanks(  # noqa: PLR0917
+    text: bytes,
+    buffer: np.ndarray,
+    starts: np.ndarray,
+    ends: np.ndarray,
+    cuts: np.ndarray,
+    marks: np.ndarray,
+) -> bool:
     """Whether a field may begin or end with a blank. Of other alphabets, which have more of them, always."""
     if not text.isascii():
         return True
-    edges = cuts | (buffer == _NEWLINE)
-    if quote:
-        edges |= buffer == ord(quote)
-    blanks = buffer == ord(" ")
-    return bool(blanks[:1].any() or (blanks[1:] & edges[:-1]).any() or (blanks[:-1] & edges[1:]).any())
+    after = (starts, cuts + 1, marks + 1)
+    before = (ends[ends > 0] - 1, cuts[cuts > 0] - 1, marks[marks > 0] - 1)
+    return any((buffer[places] == _BLANK).any() for places in (*after, *before))
 
 
 def _cut(text: bytes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -354,53 +362,59 @@ def _cut(text: bytes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _suspect(buffer: np.ndarray, text: bytes, layout: Layout) -> np.ndarray:
-    """Bytes that keep a line from being plain: control characters, broken UTF-8."""
-    suspect = (buffer < _FIRST_PRINTABLE) & (buffer != _NEWLINE) & (buffer != _TAB)
-    if layout.columns:
-        suspect &= buffer != ord(layout.cut_at)
+    """Where bytes are that keep a line from being plain: control characters, broken UTF-8."""
+    allowed = {_NEWLINE, _TAB, *(layout.cut_at.encode() if layout.columns else b"")}
+    if not text.translate(None, bytes([*allowed, *range(_FIRST_PRINTABLE, 256)])) and _is_utf8(text):
+        return np.zeros(0, np.int64)  # nearly always
+    suspect = (buffer < _FIRST_PRINTABLE) & ~np.isin(buffer, [*allowed])
+    if not _is_utf8(text):
+        suspect |= buffer >= 128
+    return np.flatnonzero(suspect)
+
+
+def _is_utf8(text: bytes) -> bool:
+    if text.isascii():
+        return True
     try:
         text.decode("utf-8")
     except UnicodeDecodeError:
-        suspect |= buffer >= 128
-    return suspect
+        return False
+    return True
 
 
-def _well_quoted(
-    buffer: np.ndarray, cuts: np.ndarray, starts: np.ndarray, ends: np.ndarray, *, cut_at: str, quote: str
-) -> np.ndarray:
-    """Whether each line's quotation marks stand as RFC 4180 has them; takes those within them out of `cuts`.
+def _well_quoted(  # noqa: PLR0917
+    buffer: np.ndarray,
+    marks: np.ndarray,
+    cuts: np.ndarray,
+    starts: np.ndarray,
+    ends: np.ndarray,
+    layout: Layout,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Whether each line's quotation marks stand as RFC 4180 has them; and the cuts that are not within them.
 
     Counted along the line, the first mark opens, the second closes, and so on; two in a row within a field,
     which stand for one, close and open again. So every mark that opens must follow a delimiter, the line's
     start or a mark, and every one that closes must come before a delimiter, the line's end or a mark.
     """
-    marks = np.flatnonzero(buffer == ord(quote))
     well = np.ones(len(starts), bool)
-    if not len(marks):
-        return well
     first = np.searchsorted(marks, starts)
     count = np.searchsorted(marks, ends) - first
     line = np.repeat(np.arange(len(starts)), count)
     closes = (np.arange(len(marks)) - first[line]) % 2 == 1
     # The text ends with a newline, and what is before its first byte is a start as well.
     beside = buffer[np.where(closes, marks + 1, marks - 1)]
-    edge = (beside == ord(cut_at)) | (beside == _NEWLINE) | (beside == ord(quote))
+    edge = (beside == ord(layout.cut_at)) | (beside == _NEWLINE) | (beside == ord(layout.quote or ""))
     well[line[~edge]] = False
     well[count % 2 == 1] = False
     # A mark without its partner would turn all lines behind it inside out.
-    turns = np.concatenate([[0], marks[well[line]], [len(buffer)]])
-    outside = np.arange(len(turns) - 1) % 2 == 0
-    cuts &= np.repeat(outside, np.diff(turns))
-    return well
+    turns = np.searchsorted(cuts, marks[well[line]])
+    outside = np.arange(len(turns) + 1) % 2 == 0
+    return well, cuts[np.repeat(outside, np.diff(turns, prepend=0, append=len(cuts)))]
 
 
-def _count(mask: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    positions = np.flatnonzero(mask)
-    return np.asarray(np.searchsorted(positions, ends) - np.searchsorted(positions, starts))
-
-
-def _any(mask: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    return _count(mask, starts, ends) > 0
+def _count(places: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """How many of these places, in their order, lie in each line."""
+    return np.diff(np.searchsorted(places, ends), prepend=0)
 
 
 def _look_at(line: bytes, layout: Layout) -> bytes | tuple[str, str] | None:

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
 CHUNK = 4096
 """Texts handed to the tokenizer at a time: bounds its memory, and keeps its threads busy."""
-POOL = 50
-"""Batches sorted by length together: nearly no padding within them, and still a fresh mix each epoch."""
+POOL = 200
+"""Batches sorted together: nearly no padding within them, few texts that are encoded in more than one, and
+still a fresh mix each epoch."""
 
 
 @dataclass(frozen=True)
@@ -70,16 +71,23 @@ def longest(encoder: nn.Module, tokenizer: PreTrainedTokenizerBase, wanted: int)
     return min(wanted, tokenizer.model_max_length, getattr(encoder.config, "max_position_embeddings", wanted))
 
 
-def bucketed(lengths: NDArray[np.int64], size: int, rng: np.random.Generator) -> list[NDArray[np.int64]]:
-    """All rows once, in random batches of `size` rows of like length.
+def bucketed(
+    texts: NDArray[np.int64], lengths: NDArray[np.int64], size: int, rng: np.random.Generator
+) -> list[NDArray[np.int64]]:
+    """All rows once, in random batches of `size` rows of like length, rows of one text side by side.
 
-    Rows are shuffled, sorted by length within pools of `POOL` batches, cut into batches, and those shuffled.
+    Rows are shuffled, sorted by length and text within pools of `POOL` batches, cut into batches, and those
+    shuffled.
+
+    Args:
+        texts: [n] the text of each row.
+        lengths: tokens of each text.
     """
-    order = rng.permutation(len(lengths))
+    order = rng.permutation(len(texts))
     batches = []
     for first in range(0, len(order), POOL * size):
         pool = order[first : first + POOL * size]
-        pool = pool[np.argsort(lengths[pool], kind="stable")]
+        pool = pool[np.lexsort((texts[pool], lengths[texts[pool]]))]
         batches += [pool[n : n + size] for n in range(0, len(pool), size)]
     return [batches[n] for n in rng.permutation(len(batches))]
 

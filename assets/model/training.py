@@ -193,7 +193,7 @@ class _Loop:
             epoch, done = divmod(step, self.an_epoch)
             if step and not done and len(self.splits["dev"]):
                 self._on_dev(step, epoch)
-            batches = bucketed(self.tokens.lengths[train.text], size, self._random(BATCHES, epoch))
+            batches = bucketed(train.text, self.tokens.lengths, size, self._random(BATCHES, epoch))
             began = time.perf_counter()
             self.network.train()
             for rows in batches[done : done + self.steps - step]:

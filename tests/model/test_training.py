@@ -125,8 +125,8 @@ def test_batches_of_token_ids_are_those_of_the_tokenizer(encoder: Path) -> None:
 
 @given(st.lists(st.integers(1, 128), min_size=1, max_size=400), st.integers(1, 32), st.integers(0, 9))
 def test_batches_hold_every_row_once_and_little_padding(lengths: list[int], size: int, seed: int) -> None:
-    length = np.asarray(lengths)
-    for batches in (bucketed(length, size, np.random.default_rng(seed)), by_length(length, size)):
+    length, rng = np.asarray(lengths), np.random.default_rng(seed)
+    for batches in (bucketed(np.arange(len(length)), length, size, rng), by_length(length, size)):
         assert sorted(np.concatenate(batches)) == list(range(len(length)))
         assert max(map(len, batches)) <= size
         padded = sum(length[rows].max() * len(rows) for rows in batches)
@@ -137,12 +137,20 @@ def test_batches_hold_every_row_once_and_little_padding(lengths: list[int], size
 
 
 def test_an_epoch_mixes_its_batches() -> None:
-    length = np.tile([5, 10, 20], 200)
+    lengths, texts = np.asarray([5, 10, 20]), np.tile(np.arange(3), 200)
     rng = np.random.default_rng(0)
-    one, two = bucketed(length, 16, rng), bucketed(length, 16, rng)
+    one, two = bucketed(texts, lengths, 16, rng), bucketed(texts, lengths, 16, rng)
     assert {tuple(rows) for rows in one} != {tuple(rows) for rows in two}
-    longest = [length[rows].max() for rows in one]
+    longest = [lengths[texts[rows]].max() for rows in one]
     assert longest not in (sorted(longest), sorted(longest, reverse=True))
+
+
+@given(st.lists(st.integers(0, 20), min_size=1, max_size=400), st.integers(1, 32), st.integers(0, 9))
+def test_rows_of_one_text_share_batches(rows: list[int], size: int, seed: int) -> None:
+    texts, lengths = np.asarray(rows), np.arange(21) % 4 + 1
+    batches = bucketed(texts, lengths, size, np.random.default_rng(seed))
+    encoded = sum(len(np.unique(texts[batch])) for batch in batches)
+    assert encoded <= len(np.unique(texts)) + len(batches), "a text is cut at the ends of batches only"
 
 
 # ---- the network
