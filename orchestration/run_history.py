@@ -11,10 +11,11 @@ import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from dagster._config import UserConfigSchema
+from dagster._core.events import ASSET_CHECK_EVENTS, ASSET_EVENTS
+from dagster._core.storage.event_log.schema import SqlEventLogStorageTable
 from dagster._core.storage.event_log.sqlite.sqlite_event_log import INDEX_SHARD_NAME, SqliteEventLogStorage
 from dagster._core.storage.sqlite_storage import DagsterSqliteStorage, _event_logs_directory
 from dagster._serdes import ConfigurableClassData
@@ -38,27 +39,43 @@ class BatchingEventLog(SqliteEventLogStorage):
         self._open = threading.local()
 
     def store_event_batch(self, events: Sequence[EventLogEntry]) -> None:
+        """Events of one run, of the kinds that Dagster gathers: `BATCH_WRITABLE_EVENTS`."""
         (run_id,) = {event.run_id for event in events}
+        rows = [self._event_to_row(event) for event in events]
         # The run's file is committed first, as for a single event.
         with self._connect(INDEX_SHARD_NAME) as index, self._connect(run_id) as run:
-            self._open.connections = {INDEX_SHARD_NAME: index, run_id: run}
+            run.execute(SqlEventLogStorageTable.insert(), rows)
+            added = SqlEventLogStorageTable.insert().values(rows).returning(SqlEventLogStorageTable.c.id)
+            noted = list(zip(events, index.execute(added).scalars(), strict=True))
+            self._open.connections = {INDEX_SHARD_NAME: index}
             try:
-                for event in events:
-                    self.store_event(event)
+                self._note_assets(index, noted)
+                self._note_checks(noted)
             finally:
                 self._open.connections = {}
+
+    def _note_assets(self, index: Connection, noted: Sequence[tuple[EventLogEntry, int]]) -> None:
+        """What is known of each asset is what its last event says; the tags are those of every event."""
+        about = [(event, number) for event, number in noted if event.dagster_event_type in ASSET_EVENTS]
+        if not about:
+            return
+        self._store_asset_event_tags(index, *zip(*about, strict=True))
+        last = {event.get_dagster_event().asset_key: (event, number) for event, number in about}
+        for event, number in last.values():
+            self._store_asset_event(index, event, number)
+
+    def _note_checks(self, noted: Sequence[tuple[EventLogEntry, int]]) -> None:
+        for event, number in noted:
+            if event.dagster_event_type in ASSET_CHECK_EVENTS:
+                self.store_asset_check_event(event, number)
 
     @contextmanager
     def _connect(self, shard: str) -> Iterator[Connection]:
         if connection := getattr(self._open, "connections", {}).get(shard):
-            yield connection
+            yield connection  # of the batch that is being written: its rows are to be committed together
             return
         with super()._connect(shard) as connection:
             yield connection
-
-    @cache  # noqa: B019 - one storage a process, and its columns do not change
-    def has_table(self, table_name: str) -> bool:
-        return super().has_table(table_name)
 
 
 class RunHistory(DagsterSqliteStorage):

@@ -90,16 +90,15 @@ def test_a_batch_that_cannot_be_written_leaves_nothing_and_its_events_are_writte
     home: Home, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     prepare_instance(home)
-    store, failed = BatchingEventLog.store_event, []
+    note, failed = BatchingEventLog._store_asset_event_tags, []
 
-    def fail_once(self: BatchingEventLog, event: dg.EventLogEntry) -> None:
-        made = event.dagster_event and event.dagster_event.is_step_materialization
-        if made and event.dagster_event.partition == LAST and not failed:
+    def fail_once(self: BatchingEventLog, index: object, events: list[dg.EventLogEntry], ids: object) -> None:
+        if len(events) == DAYS_BETWEEN and events[0].dagster_event.is_step_materialization and not failed:
             failed.append(LAST)
             raise sqlite3.OperationalError("database or disk is full")
-        store(self, event)
+        note(self, index, events, ids)
 
-    monkeypatch.setattr(BatchingEventLog, "store_event", fail_once)
+    monkeypatch.setattr(BatchingEventLog, "_store_asset_event_tags", fail_once)
     with instance_of(home) as instance:
         found = told(instance, backfill(instance))
     assert "disk is full" in capfd.readouterr().err
