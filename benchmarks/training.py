@@ -40,7 +40,8 @@ if TYPE_CHECKING:
     from assets.model.tasks import TaskData
 
 OURS = "nightshelf"
-EXAMPLES = 640
+EXAMPLES, PRODUCTS = 640, 150
+"""Four examples of each product; a night has tens, for its examples are drawn from weeks."""
 TESTED = 2000
 RESAMPLES = 500
 FULL_LENGTH, FULL_BATCH, FULL_STEPS = 512, 64, 60
@@ -226,7 +227,7 @@ def examples_of_a_shop(count: int) -> TaskData:
     from benchmarks.data import texts_of
     from benchmarks.simulated import simulated_shop
 
-    events, items = simulated_shop(days=4, shoppers=400, products=600)
+    events, items = simulated_shop(days=4, shoppers=400, products=PRODUCTS)
     texts = texts_of(items)
     day = pc.cast(events["timestamp"], pa.date32())
     keyed = pa.table(
