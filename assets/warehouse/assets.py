@@ -23,7 +23,17 @@ from packaging.version import Version
 
 from assets.gates import require_passed
 from assets.partitions import days_of, nights
-from assets.warehouse.project import COMMAND, DBT, build_args, environment, manifest, rows_by_day, window
+from assets.warehouse.project import (
+    COMMAND,
+    DBT,
+    build_args,
+    environment,
+    keep_parsed,
+    manifest,
+    rows_by_day,
+    take_parsed,
+    window,
+)
 from resources.crash import crash_point
 from resources.home import Home
 from resources.room import lack, room
@@ -107,6 +117,7 @@ def dbt_build(context: dg.AssetExecutionContext, dbt: DbtCliResource) -> Iterato
         if error:
             raise _verdict(events, error)
         crash_point("dbt.reported")
+        keep_parsed(home, invocation.target_path)
         # Of a failed run, what dbt wrote is kept until another one has succeeded.
         shutil.rmtree(invocation.target_path.parent, ignore_errors=True)
 
@@ -118,7 +129,8 @@ def _started(
     """dbt at work; it does not outlive the block, whatever ends that."""
     os.environ.update(environment(home))  # the resource hands its own environment down
     os.environ.update(days)
-    target = home.root / "dagster" / "dbt" / context.run.run_id
+    target = home.dagster / "dbt" / context.run.run_id
+    take_parsed(home, target)
     try:
         invocation = dbt.cli(build_args(), context=context, target_path=target)
     finally:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 
-from resources.aside import work_folder
+from resources.aside import replacing, work_folder
 from resources.crash import crash_point
 from resources.home import Home
 from resources.leases import lease_one_of
@@ -24,6 +25,9 @@ DBT = Path(__file__).parents[2] / "dbt"
 COMMAND = (*LAUNCHER, str(Path(sys.executable).parent / "dbt"))
 """The dbt of this Python, whatever PATH says. It ends with the process that starts it: left alone, it would
 go on writing when the lease has gone to somebody else."""
+
+PARSED = "partial_parse.msgpack"
+"""What dbt has parsed, in its target folder. It says itself what has changed since."""
 
 _SOURCES = ("models", "macros", "seeds", "tests", "dbt_project.yml", "profiles.yml")
 
@@ -80,7 +84,7 @@ def _parse(project: Path, manifest_file: Path) -> None:
     with work_folder(manifest_file.parent) as aside:
         run_dbt(["parse", "--quiet"], Home.current(), target=aside, project=project)
         crash_point("manifest.parsed")
-        for made in ("partial_parse.msgpack", "manifest.json"):
+        for made in (PARSED, "manifest.json"):
             (aside / made).replace(manifest_file.parent / made)
 
 
@@ -152,6 +156,23 @@ def environment(home: Home) -> Mapping[str, str]:
         "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
         "DBT_USE_COLORS": "false",
     }
+
+
+def take_parsed(home: Home, target: Path) -> None:
+    """Give dbt what it parsed last in this home. Without, it takes what lies in the project's own target
+    folder, and parses all again where that is of another home: its warehouse has another path.
+    """
+    kept = home.dagster / PARSED
+    if kept.exists():
+        target.mkdir(parents=True, exist_ok=True)
+        shutil.copy(kept, target / PARSED)
+
+
+def keep_parsed(home: Home, target: Path) -> None:
+    """Keep what dbt has parsed for this home's next run."""
+    if (target / PARSED).exists():
+        with replacing(home.dagster / PARSED) as aside:
+            shutil.copy(target / PARSED, aside)
 
 
 def rows_by_day(home: Home, first: date, last: date) -> dict[tuple[str, str], dict[date, int]]:

@@ -247,8 +247,8 @@ def damage(file: Path) -> None:
 
 # What a home holds -----------------------------------------------------------------------------------------
 
-ASIDE = ("leases/", "project/")
-"""Files of which only the name counts: locks say who held them last, dbt's manifest when it was made."""
+ASIDE = ("leases/", "project/", "dagster/partial_parse.msgpack")
+"""Files of which only the name counts: locks say who held them last, what dbt parsed when that was."""
 VOLATILE = {"began_at", "seconds", "attempts", "at"}
 """When something was done, how long it took, and at which attempt: what a second run cannot repeat."""
 

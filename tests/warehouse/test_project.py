@@ -11,7 +11,17 @@ from typing import Any
 
 import pytest
 
-from assets.warehouse.project import DBT, DbtError, build_args, manifest, run_dbt, window, write_docs
+from assets.warehouse.project import (
+    DBT,
+    DbtError,
+    build_args,
+    keep_parsed,
+    manifest,
+    run_dbt,
+    take_parsed,
+    window,
+    write_docs,
+)
 from resources.home import Home, Shop
 from tests.warehouse.raw_rows import dbt, query
 
@@ -79,15 +89,16 @@ def test_a_window_of_days_is_one_run_without_unit_tests(tmp_path: Path) -> None:
     }
 
 
-def test_another_window_does_not_have_dbt_parse_the_project_again(tmp_path: Path) -> None:
+def test_another_window_of_the_same_home_does_not_have_dbt_parse_again(tmp_path: Path) -> None:
     home = Home(tmp_path)
     home.write_shop(Shop())
     for day in (date(2026, 1, 5), date(2026, 1, 6)):
-        said = run_dbt(
-            ["compile", "--log-level", "debug"], home, target=tmp_path / "dbt", more=window(home, day, day)
-        )
+        target = tmp_path / f"dbt-{day}"
+        take_parsed(home, target)
+        said = run_dbt(["compile", "--log-level", "debug"], home, target=target, more=window(home, day, day))
+        keep_parsed(home, target)
     assert "Partial parsing enabled, no changes found, skipping parsing" in said, said[:3000]
-    compiled = [file.read_text() for file in (tmp_path / "dbt" / "compiled").rglob("*.sql")]
+    compiled = [file.read_text() for file in (target / "compiled").rglob("*.sql")]
     assert any("2026-01-06" in sql for sql in compiled)
     assert not any("2026-01-05" in sql for sql in compiled)
 
