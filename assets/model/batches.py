@@ -20,6 +20,8 @@ CHUNK = 4096
 POOL = 200
 """Batches sorted together: nearly no padding within them, few texts that are encoded in more than one, and
 still a fresh mix each epoch."""
+REPEATS = 4
+"""Rows of a text in such a pool, on average, at most: a batch about one text only would pull one way."""
 
 
 @dataclass(frozen=True)
@@ -76,17 +78,18 @@ def bucketed(
 ) -> list[NDArray[np.int64]]:
     """All rows once, in random batches of `size` rows of like length, rows of one text side by side.
 
-    Rows are shuffled, sorted by length and text within pools of `POOL` batches, cut into batches, and those
-    shuffled.
+    Rows are shuffled, sorted by length and text within pools of `POOL` batches (fewer where texts are few,
+    see `REPEATS`), cut into batches, and those shuffled.
 
     Args:
         texts: [n] the text of each row.
         lengths: tokens of each text.
     """
     order = rng.permutation(len(texts))
+    rows = size * max(1, min(POOL, REPEATS * len(np.unique(texts)) // size))
     batches = []
-    for first in range(0, len(order), POOL * size):
-        pool = order[first : first + POOL * size]
+    for first in range(0, len(order), rows):
+        pool = order[first : first + rows]
         pool = pool[np.lexsort((texts[pool], lengths[texts[pool]]))]
         batches += [pool[n : n + size] for n in range(0, len(pool), size)]
     return [batches[n] for n in rng.permutation(len(batches))]

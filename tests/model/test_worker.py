@@ -351,7 +351,7 @@ def test_two_processes_learn_what_one_does(
     alone, together = curves
     losses = [[point["loss"] for point in curve["train"]] for curve in curves]
     np.testing.assert_allclose(losses[1], losses[0], rtol=2e-5)
-    assert losses[0][-1] < losses[0][0]
+    assert np.mean(losses[0][-20:]) < np.mean(losses[0][:20])
     assert [p["step"] for p in together["dev"]] == [p["step"] for p in alone["dev"]] == [40, 50]
     np.testing.assert_allclose(
         [p["loss"] for p in together["dev"]], [p["loss"] for p in alone["dev"]], rtol=1e-3
