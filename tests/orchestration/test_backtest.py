@@ -437,7 +437,7 @@ def test_the_pooled_interval_takes_a_shopper_as_one_observation() -> None:
 # The real thing --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_from_the_command_line_on_real_logs(shop: Home, tmp_path: Path) -> None:
     """The last day was backfilled. The night before it is made while the rows of the last day lie there, and
     knows as much as in a warehouse that has never seen them."""

@@ -28,6 +28,7 @@ def night(untouched_shop: Home, tmp_path_factory: pytest.TempPathFactory) -> Hom
     return home
 
 
+@pytest.mark.soak
 def test_a_backfill_gives_what_the_night_gives(shop: Home, night: Home) -> None:
     backfilled, nightly = Scores.of(shop, LAST), Scores.of(night, LAST)
     assert backfilled.table(RECOMMENDATIONS).num_rows > 1000
