@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from assets.model import flops
 from assets.model.flops import KNOWN, Cost, peak_of
 from assets.model.tasks import BehaviorTask
 from resources.text_encoder import load_encoder
@@ -44,3 +46,17 @@ def test_a_gpu_is_known_by_the_longest_of_the_names_that_fit() -> None:
     names = list(KNOWN)
     for place, name in enumerate(names):
         assert not any(earlier in name for earlier in names[:place])
+
+
+def test_the_first_product_of_a_process_is_not_the_peak(monkeypatch: pytest.MonkeyPatch) -> None:
+    product, calls = torch.Tensor.__matmul__, []
+
+    def slow_at_first(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        if not calls:
+            time.sleep(1)
+        calls.append(1)
+        return product(a, b)
+
+    monkeypatch.setattr(torch.Tensor, "__matmul__", slow_at_first)
+    monkeypatch.setattr(flops, "MEASURE", 0.0)
+    assert peak_of(torch.device("cpu")).flops > 2 * 1024**3
