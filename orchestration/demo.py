@@ -23,7 +23,7 @@ from resources.home import Home, Shop
 if TYPE_CHECKING:
     from rich.console import Console
 
-SIZE = {"shoppers": 2000, "products": 1500}
+SIZE = {"shoppers": 1500, "products": 1200}
 """A shop whose two nights fit into four minutes on two cores."""
 
 

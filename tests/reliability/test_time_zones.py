@@ -431,7 +431,7 @@ from orchestration.definitions import defs
 schedule = defs.resolve_schedule_def("nightly")
 begin = datetime(2026, 1, 9, tzinfo=SHOP.zone).timestamp()
 asked = []
-with dg.DagsterInstance.ephemeral() as instance:
+with dg.DagsterInstance.local_temp() as instance:
     for tick in schedule_execution_time_iterator(begin, schedule.cron_schedule, schedule.execution_timezone):
         if tick.year == 2029:
             break
