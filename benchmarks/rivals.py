@@ -139,18 +139,17 @@ def night(place: Place) -> Took:
 
 
 def _dbt(place: Place, first: date, last: date) -> Took:
-    from assets.warehouse.project import build_args, manifest, run_dbt, window
+    from assets.warehouse.project import build_args, keep_parsed, run_dbt, take_parsed, window
     from resources.home import Home
 
     home = Home(place.home)
     target = place.aside / "dbt"
     shutil.rmtree(target, ignore_errors=True)
-    target.mkdir(parents=True)
-    # As dagster-dbt does: what has been parsed need not be parsed again.
-    shutil.copy(manifest().with_name("partial_parse.msgpack"), target)
+    take_parsed(home, target)
     began = time.monotonic()
     run_dbt(build_args(), home, target=target, more=window(home, first, last))
     whole = time.monotonic() - began
+    keep_parsed(home, target)
     told = json.loads((target / "run_results.json").read_text(encoding="utf-8"))
     return Took(told["elapsed_time"], whole - told["elapsed_time"])
 

@@ -47,12 +47,12 @@ class BatchingEventLog(SqliteEventLogStorage):
             run.execute(SqlEventLogStorageTable.insert(), rows)
             added = SqlEventLogStorageTable.insert().values(rows).returning(SqlEventLogStorageTable.c.id)
             noted = list(zip(events, index.execute(added).scalars(), strict=True))
-            self._open.connections = {INDEX_SHARD_NAME: index}
+            self._open.index = index
             try:
                 self._note_assets(index, noted)
                 self._note_checks(noted)
             finally:
-                self._open.connections = {}
+                self._open.index = None
 
     def _note_assets(self, index: Connection, noted: Sequence[tuple[EventLogEntry, int]]) -> None:
         """What is known of each asset is what its last event says; the tags are those of every event."""
@@ -71,8 +71,9 @@ class BatchingEventLog(SqliteEventLogStorage):
 
     @contextmanager
     def _connect(self, shard: str) -> Iterator[Connection]:
-        if connection := getattr(self._open, "connections", {}).get(shard):
-            yield connection  # of the batch that is being written: its rows are to be committed together
+        index = getattr(self._open, "index", None)
+        if index and shard == INDEX_SHARD_NAME:
+            yield index  # of the batch that is being written: its rows are to be committed together
             return
         with super()._connect(shard) as connection:
             yield connection

@@ -310,7 +310,7 @@ def sort_out(text: bytes, first: int, layout: Layout) -> Block:
         cuts = np.flatnonzero(buffer == ord(layout.cut_at))
         marks = np.flatnonzero(buffer == ord(layout.quote)) if layout.quote else cuts[:0]
         if len(marks):
-            well, cuts = _well_quoted(buffer, marks, cuts, starts, ends, layout)
+            well, cuts = _well_quoted(buffer, marks, cuts, ends, layout)
             plain &= well
         plain &= _count(cuts, ends) == layout.columns - 1
         plain &= ends - starts <= LONGEST_LINE
@@ -349,9 +349,9 @@ def _has_blanks(  # noqa: PLR0917
     """Whether a field may begin or end with a blank. Of other alphabets, which have more of them, always."""
     if not text.isascii():
         return True
-    after = (starts, cuts + 1, marks + 1)
-    before = (ends[ends > 0] - 1, cuts[cuts > 0] - 1, marks[marks > 0] - 1)
-    return any((buffer[places] == _BLANK).any() for places in (*after, *before))
+    # What is before the first byte is the newline at the end, and that is no blank.
+    beside = (starts, cuts + 1, marks + 1, ends - 1, cuts - 1, marks - 1)
+    return any((buffer[places] == _BLANK).any() for places in beside)
 
 
 def _cut(text: bytes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -364,10 +364,14 @@ def _cut(text: bytes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def _suspect(buffer: np.ndarray, text: bytes, layout: Layout) -> np.ndarray:
     """Where bytes are that keep a line from being plain: control characters, broken UTF-8."""
     allowed = {_NEWLINE, _TAB, *(layout.cut_at.encode() if layout.columns else b"")}
-    if not text.translate(None, bytes([*allowed, *range(_FIRST_PRINTABLE, 256)])) and _is_utf8(text):
+    controls, broken = (
+        text.translate(None, bytes([*allowed, *range(_FIRST_PRINTABLE, 256)])),
+        not _is_utf8(text),
+    )
+    if not controls and not broken:
         return np.zeros(0, np.int64)  # nearly always
     suspect = (buffer < _FIRST_PRINTABLE) & ~np.isin(buffer, [*allowed])
-    if not _is_utf8(text):
+    if broken:
         suspect |= buffer >= 128
     return np.flatnonzero(suspect)
 
@@ -382,13 +386,8 @@ def _is_utf8(text: bytes) -> bool:
     return True
 
 
-def _well_quoted(  # noqa: PLR0917
-    buffer: np.ndarray,
-    marks: np.ndarray,
-    cuts: np.ndarray,
-    starts: np.ndarray,
-    ends: np.ndarray,
-    layout: Layout,
+def _well_quoted(
+    buffer: np.ndarray, marks: np.ndarray, cuts: np.ndarray, ends: np.ndarray, layout: Layout
 ) -> tuple[np.ndarray, np.ndarray]:
     """Whether each line's quotation marks stand as RFC 4180 has them; and the cuts that are not within them.
 
@@ -396,10 +395,10 @@ def _well_quoted(  # noqa: PLR0917
     which stand for one, close and open again. So every mark that opens must follow a delimiter, the line's
     start or a mark, and every one that closes must come before a delimiter, the line's end or a mark.
     """
-    well = np.ones(len(starts), bool)
-    first = np.searchsorted(marks, starts)
-    count = np.searchsorted(marks, ends) - first
-    line = np.repeat(np.arange(len(starts)), count)
+    well = np.ones(len(ends), bool)
+    count = _count(marks, ends)
+    first = np.cumsum(count) - count
+    line = np.repeat(np.arange(len(ends)), count)
     closes = (np.arange(len(marks)) - first[line]) % 2 == 1
     # The text ends with a newline, and what is before its first byte is a start as well.
     beside = buffer[np.where(closes, marks + 1, marks - 1)]

@@ -109,10 +109,10 @@ def make_bundle(home: Home, day: date, log: Log = lambda message: None, devices:
     store, parts = ModelStore(home), made_of(home, snapshot, recipe)
     if there := _sealed(store, day, parts):
         log(
-            f"{there} was made of this very snapshot, recipe, code and settings: it is taken as it is. To "
-            f"train once more, remove {store.folder / there}"
+            f"{there.name} was made of this very snapshot, recipe, code and settings: it is taken as it is. "
+            f"To train once more, remove {there}"
         )
-        return _opened(store, there, snapshot)
+        return _opened(there, snapshot)
     checkpoint = checkpoint_of(home, snapshot, recipe)
     with store.stage() as folder:
         crash_point("bundle.staged")
@@ -135,7 +135,7 @@ def make_bundle(home: Home, day: date, log: Log = lambda message: None, devices:
         version = store.seal(folder, day)
     crash_point("bundle.sealed")
     _sweep(checkpoint)
-    return _opened(store, version, snapshot, speed, lease.name)
+    return _opened(store.path(version), snapshot, speed, lease.name)
 
 
 def made_of(home: Home, snapshot: Snapshot, recipe: Recipe) -> dict[str, Any]:
@@ -171,26 +171,19 @@ def _version(library: str) -> str:
         return "none"
 
 
-def _sealed(store: ModelStore, day: date, parts: dict[str, Any]) -> str:
-    """The day's candidate if it is intact and was made of these parts, else empty."""
+def _sealed(store: ModelStore, day: date, parts: dict[str, Any]) -> Path | None:
+    """The day's candidate if it is intact and was made of these parts."""
     try:
-        version = store.candidate(day)
-        content = (store.path(version) / MADE_OF).read_text(encoding="utf-8")
+        path = store.path(store.candidate(day))
+        content = (path / MADE_OF).read_text(encoding="utf-8")
     except (FileNotFoundError, TamperedBundleError):
-        return ""
-    return version if json.loads(content) == parts else ""
+        return None
+    return path if json.loads(content) == parts else None
 
 
-def _opened(
-    store: ModelStore,
-    version: str,
-    snapshot: Snapshot,
-    speed: dict[str, Any] | None = None,
-    device: str = CPU,
-) -> Bundle:
-    path = store.path(version)
+def _opened(path: Path, snapshot: Snapshot, speed: dict[str, Any] | None = None, device: str = CPU) -> Bundle:
     return Bundle(
-        version=version,
+        version=path.name,
         path=path,
         snapshot=snapshot,
         metrics=json.loads((path / "metrics.json").read_text(encoding="utf-8")),

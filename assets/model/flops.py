@@ -65,9 +65,8 @@ def _measured(device: torch.device) -> float:
     a = torch.ones(size, size, device=device)
     best = 0.0
     with torch.inference_mode(), precision(device):
-        (a @ a)[
-            0, 0
-        ].item()  # the first product of a process loads libraries, for seconds where disks are cold
+        # The first product of a process loads libraries, for seconds where disks are cold.
+        (a @ a)[0, 0].item()
         until = time.perf_counter() + MEASURE
         while time.perf_counter() < until or not best:
             began = time.perf_counter()
