@@ -11,8 +11,10 @@ between runs, whatever was killed, is the lease that the training process itself
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 from collections.abc import Iterator
+from multiprocessing import forkserver
 from typing import TYPE_CHECKING, cast
 
 import dagster as dg
@@ -29,14 +31,26 @@ if TYPE_CHECKING:
     from dagster._core.execution.plan.plan import ExecutionPlan
 
 PRELOAD = (
-    *("orchestration.definitions", "orchestration.step_server"),
+    "orchestration.definitions",
     # What Dagster loads late, and so in every step anew: instance and storages, with all of SQLAlchemy.
     *("dagster._utils.test.definitions", "dagster._core.instance.factory", "dagster._core.instance.runs"),
     *("dagster._core.storage.root", "dagster._core.storage.local_compute_log_manager"),
     *("dagster._core.secrets.loader", "upath.core", "upath.implementations.local"),
-    "duckdb",  # nearly every step of ours
+    # What nearly every step of ours loads: DuckDB imports pandas at the first parameter that it is given.
+    *("duckdb", "pandas", "pyarrow.dataset", "assets.logs.raw_zone"),
+    "orchestration.step_server",
 )
 """Modules that the server of the steps loads once; one that is not there is passed over."""
+
+
+def start_step_server(shop: Shop) -> None:
+    """Have the server of the steps load its modules beside what this process does until the first of them;
+    nothing where steps do not come from it.
+    """
+    if executor_of(shop) is device_executor:
+        # Dagster's executor asks for the same server with the same list, and finds it running.
+        multiprocessing.set_forkserver_preload(["dagster._core.executor.multiprocess", *PRELOAD])
+        forkserver.ensure_running()
 
 
 class LeasedExecutor(MultiprocessExecutor):

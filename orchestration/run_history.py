@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from alembic.migration import MigrationContext
 from dagster._config import UserConfigSchema
 from dagster._core.events import ASSET_CHECK_EVENTS, ASSET_EVENTS
 from dagster._core.storage.event_log.schema import SqlEventLogStorageTable
@@ -24,7 +25,7 @@ from resources.home import Home
 
 if TYPE_CHECKING:
     from dagster import EventLogEntry
-    from sqlalchemy import Connection
+    from sqlalchemy import Connection, Engine
 
 # Dagster gathers events only where this is set. Every process that opens the storage imports this module.
 os.environ.setdefault("DAGSTER_EVENT_BATCH_SIZE", "1000")
@@ -68,6 +69,16 @@ class BatchingEventLog(SqliteEventLogStorage):
         for event, number in noted:
             if event.dagster_event_type in ASSET_CHECK_EVENTS:
                 self.store_asset_check_event(event, number)
+
+    def _initdb(self, engine: Engine, for_index_shard: bool = False) -> None:
+        """Make the tables where they are not there yet.
+
+        Dagster reads all of its migrations to see that, over half a second in every step of a run.
+        """
+        with engine.connect() as connection:
+            if MigrationContext.configure(connection).get_current_revision():
+                return
+        super()._initdb(engine, for_index_shard)
 
     @contextmanager
     def _connect(self, shard: str) -> Iterator[Connection]:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from resources.home import Home
+
 if TYPE_CHECKING:
     import dagster as dg
     from dagster_shared.error import SerializableErrorInfo
@@ -74,7 +76,10 @@ def run_job(
     from dagster._core.definitions.reconstruct import ReconstructableRepository
     from dagster._core.execution.api import execute_run_iterator
 
+    from orchestration.executors import start_step_server
+
     began = time.monotonic()
+    start_step_server(Home.current().shop)
     definition = ReconstructableRepository.for_module("orchestration.definitions", "defs")
     recon = definition.get_reconstructable_job(job)
     definition_of_job = recon.get_definition()

@@ -2,10 +2,14 @@
 
 What is killed with SIGKILL can end nobody itself, and the server that forks the steps lives as long as one of
 them does. So each step looks after itself, or a training would go on for a run that has long been given up.
+
+The last to be preloaded, for it also takes what has been loaded so far out of the garbage collector's sight:
+a step would look through all of it, and thereby copy it, half a second before its work begins.
 """
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -33,3 +37,5 @@ def _end_with_driver() -> None:
 
 
 os.register_at_fork(after_in_child=_look_after_myself)
+gc.collect()
+gc.freeze()

@@ -20,7 +20,8 @@ import resource
 import signal
 import sys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -135,9 +136,10 @@ class Reader:
             for block in lines.blocks(layout):
                 self._count_lines(block.lines, block.blank, block.refused)
                 if len(block.numbers):
-                    self._load_text(block.data, block.numbers, list(column.values()), layout)
-                    # Taking off blanks that are not there would be a third of the mapping's work.
-                    self._take(replace(mapping, trimmed=not block.blanks))
+                    with self._text(block.data, list(column.values()), layout):
+                        self.db.execute("CREATE OR REPLACE TEMP VIEW raw AS SELECT 0 AS line, * FROM text")
+                        # Taking off blanks that are not there would be a third of the mapping's work.
+                        self._take(replace(mapping, trimmed=not block.blanks), block.numbers)
             self.tally.lines = lines.read
 
     def _read_jsonl(self) -> None:
@@ -172,8 +174,9 @@ class Reader:
             for block in lines.blocks(layout):
                 self._count_lines(block.lines, block.blank, block.refused)
                 if len(block.numbers):
-                    self._load_text(block.data, block.numbers, ["c0"], layout)
-                    self._extract(outer, inner, root)
+                    with self._text(block.data, ["c0"], layout):
+                        self.db.execute("CREATE OR REPLACE TEMP TABLE documents AS SELECT * FROM text")
+                    self._extract(self._numbered("documents", block.numbers), outer, inner, root)
                     self._take(mapping)
                     self._note_members()
             self.tally.lines = lines.read
@@ -182,11 +185,11 @@ class Reader:
                 "empty_file", "there is nothing in the file. Drop it again when it is written."
             )
 
-    def _extract(self, outer: list[str], inner: list[str], root: str | None) -> None:
-        """Parse each line once: from `raw` (line, c0) to `raw` (line, j, o, and e, i of array elements)."""
-        objects = """
+    def _extract(self, documents: str, outer: list[str], inner: list[str], root: str | None) -> None:
+        """Parse each line once: from these (line, c0) to `raw` (line, j, o, and e, i of array elements)."""
+        objects = f"""
             SELECT line, CASE WHEN json_type(d) = 'OBJECT' THEN d END AS j
-            FROM (SELECT line, try_cast(c0 AS JSON) AS d FROM raw)
+            FROM (SELECT line, try_cast(c0 AS JSON) AS d FROM ({documents}))
         """
         if root:
             path = canonical.literal(canonical.json_path(root))
@@ -197,11 +200,11 @@ class Reader:
                 ) AS e FROM ({objects})
             """
         self.db.execute(
-            f"CREATE OR REPLACE TEMP TABLE block AS SELECT *, {_extracted('j', outer)} AS o"
+            f"CREATE OR REPLACE TEMP TABLE objects AS SELECT *, {_extracted('j', outer)} AS o"
             + (f", {_extracted('e', inner)} AS i" if root else "")
             + f" FROM ({objects})"
         )
-        self.db.execute("CREATE OR REPLACE TEMP VIEW raw AS SELECT * FROM block")
+        self.db.execute("CREATE OR REPLACE TEMP VIEW raw AS SELECT * FROM objects")
 
     def _read_parquet(self) -> None:
         import pyarrow.parquet as pq
@@ -304,7 +307,7 @@ class Reader:
     def _note_members(self) -> None:
         """Note which members of the block's objects nothing is made of."""
         if len(self.tally.extra) < MOST_COLUMNS:
-            found = self._all("SELECT DISTINCT unnest(json_keys(extra)) FROM parsed WHERE fault = 0")
+            found = self._all("SELECT DISTINCT unnest(json_keys(extra)) FROM block WHERE fault = 0")
             self.tally.extra.update(name for (name,) in found if _is_name(name))
 
     def _mapping(self, column: dict[str, str], extra: str, broken: Iterable[Fault] = ()) -> Mapping:
@@ -329,8 +332,9 @@ class Reader:
             f"FROM ({query})"
         )
 
-    def _load_text(self, data: bytes, numbers: np.ndarray, columns: list[str], layout: Layout) -> None:
-        """Create `raw` (line, c0, c1, …) from well-formed records.
+    @contextmanager
+    def _text(self, data: bytes, columns: list[str], layout: Layout) -> Iterator[None]:
+        """Within the block, `text` (c0, c1, …) reads these well-formed records.
 
         They go by way of a file, for DuckDB reads one in parallel; it lies in the private folder and is gone
         at once.
@@ -339,33 +343,31 @@ class Reader:
         file.write_bytes(data)
         kinds = ", ".join(f"'{name}': 'VARCHAR'" for name in columns)
         quote = _given(layout.quote or "")
-        options = (
-            f"columns = {{{kinds}}}, auto_detect = false, header = false, delim = {_given(layout.cut_at)}, "
-            f"quote = {quote}, escape = {quote}, new_line = '\\n', strict_mode = true, null_padding = false, "
-            f"max_line_size = {4 * LONGEST_LINE}, buffer_size = {16 * LONGEST_LINE}"
-        )
         try:
             self.db.execute(
-                f"CREATE OR REPLACE TEMP TABLE block AS SELECT * FROM read_csv({_given(str(file))}, "
-                f"{options})"
+                f"CREATE OR REPLACE TEMP VIEW text AS SELECT * FROM read_csv({_given(str(file))}, "
+                f"columns = {{{kinds}}}, auto_detect = false, header = false, "
+                f"delim = {_given(layout.cut_at)}, quote = {quote}, escape = {quote}, new_line = '\\n', "
+                f"strict_mode = true, null_padding = false, max_line_size = {4 * LONGEST_LINE}, "
+                f"buffer_size = {16 * LONGEST_LINE})"
             )
+            yield
         finally:
             file.unlink()
-        found = self._one("SELECT count(*) FROM block")
-        if found != len(numbers):
-            raise AssertionError(f"DuckDB reads {found} records where there are {len(numbers)}")
-        self.db.execute(f"CREATE OR REPLACE TEMP VIEW raw AS {self._numbered(numbers)}")
 
-    def _numbered(self, numbers: np.ndarray) -> str:
-        """Query: the rows of `block`, in the order of the file, with their physical lines.
+    def _numbered(self, table: str, numbers: np.ndarray) -> str:
+        """Query: the rows of a table made of `text`, with their physical lines.
 
         Lines run on but for the few left out, so it is enough to know by how much they are ahead from which
         row on.
         """
+        found = self._one(f"SELECT count(*) FROM {table}")
+        if found != len(numbers):
+            raise AssertionError(f"DuckDB reads {found} records where there are {len(numbers)}")
         ahead = numbers - np.arange(len(numbers))
         turns = np.flatnonzero(np.diff(ahead, prepend=-1))
         if len(turns) == 1:
-            return f"SELECT rowid + {int(ahead[0])} AS line, * FROM block"
+            return f"SELECT rowid + {int(ahead[0])} AS line, * FROM {table}"
         rows, by = (_given(",".join(map(str, values.tolist()))) for values in (turns, ahead[turns]))
         self.db.execute(
             f"CREATE OR REPLACE TEMP TABLE turns AS SELECT unnest(string_split({rows}, ','))::BIGINT AS row, "
@@ -373,18 +375,29 @@ class Reader:
         )
         return (
             "SELECT b.row + turns.ahead AS line, b.* EXCLUDE (row) "
-            "FROM (SELECT rowid AS row, * FROM block) AS b ASOF JOIN turns ON b.row >= turns.row"
+            f"FROM (SELECT rowid AS row, * FROM {table}) AS b ASOF JOIN turns ON b.row >= turns.row"
         )
 
-    def _take(self, mapping: Mapping) -> None:
-        """Make canonical rows of `raw`, write them, count them."""
-        self.db.execute(f"CREATE OR REPLACE TEMP TABLE parsed AS {mapping.parsed()}")
+    def _take(self, mapping: Mapping, numbers: np.ndarray | None = None) -> None:
+        """Make canonical rows of `raw`, write them, count them.
+
+        Args:
+            mapping: what they are made by.
+            numbers: physical lines of the rows of `raw`, where it does not have them itself. Texts are
+                written down once less if rows get their lines only when they have been parsed.
+        """
+        self.db.execute(f"CREATE OR REPLACE TEMP TABLE block AS {mapping.parsed()}")
+        rows = "SELECT * FROM block"
+        if numbers is not None:
+            self.db.execute("ALTER TABLE block DROP line")
+            rows = self._numbered("block", numbers)
+        self.db.execute(f"CREATE OR REPLACE TEMP VIEW parsed AS {rows}")
         loaded, refused, lines_loaded, lines = self._all(
             "SELECT count(*) FILTER (fault = 0), count(*) FILTER (fault > 0), "
-            "count(DISTINCT line) FILTER (fault = 0), count(DISTINCT line) FROM parsed"
+            "count(DISTINCT line) FILTER (fault = 0), count(DISTINCT line) FROM block"
             if self.form.get("explode")
             else "SELECT count(*) FILTER (fault = 0) AS good, count(*) FILTER (fault > 0), good, count(*) "
-            "FROM parsed"
+            "FROM block"
         )[0]
         self.tally.rows_loaded += loaded
         self.tally.rows_refused += refused
@@ -407,7 +420,7 @@ class Reader:
         for name in mapping.identifiers():
             self._make_keys(name)
         days = dict(
-            self._all("SELECT CAST(day AS VARCHAR), count(*) FROM parsed WHERE fault = 0 GROUP BY day")
+            self._all("SELECT CAST(day AS VARCHAR), count(*) FROM block WHERE fault = 0 GROUP BY day")
         )
         self.tally.days.update(days)
         events = mapping.events(source, load_id)
@@ -431,7 +444,7 @@ class Reader:
             namespace += f"/{name.removesuffix('_id')}"
         self.db.execute(
             f"CREATE OR REPLACE TEMP TABLE key_{name} AS SELECT id, {pseudonym_sql('id', namespace)} AS key "
-            f"FROM (SELECT DISTINCT t_{name} AS id FROM parsed WHERE fault = 0 AND t_{name} IS NOT NULL)"
+            f"FROM (SELECT DISTINCT t_{name} AS id FROM block WHERE fault = 0 AND t_{name} IS NOT NULL)"
         )
 
     def _write_rest(self) -> None:

@@ -1,12 +1,14 @@
 """The dbt project as assets: cleaned, labelled and standardised tables, a window of nights in one dbt run."""
 
+import hashlib
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from datetime import date
 from functools import cached_property
 from importlib.metadata import version as version_of
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -28,8 +30,11 @@ from assets.warehouse.project import (
     DBT,
     build_args,
     environment,
+    keep_columns,
     keep_parsed,
+    known_columns,
     manifest,
+    project_version,
     rows_by_day,
     take_parsed,
     window,
@@ -40,6 +45,8 @@ from resources.room import lack, room
 from resources.warehouse import Warehouse
 
 PROJECT = DbtProject(DBT)
+
+_OF_COLUMNS = ("dagster/column_schema", "dagster/column_lineage")
 
 
 class Translator(DagsterDbtTranslator):
@@ -63,6 +70,15 @@ class Dbt(DbtCliResource):
     def _cli_version(self) -> Version:
         return Version(version_of("dbt-core"))
 
+    def _initialize_dbt_core_adapter(self, args: Sequence[str]) -> Any:
+        """Not yet: it costs seconds, and only columns that are not known ask for it."""
+        return None
+
+    def adapter(self) -> Any:
+        """dbt's own connection to the warehouse, to read from."""
+        with chdir(self.project_dir):
+            return super()._initialize_dbt_core_adapter(build_args())
+
 
 # The rest of COMMAND goes before dbt's own words: so dbt is started by what ends it with this process.
 RESOURCES = {"dbt": Dbt(project_dir=str(DBT), dbt_executable=COMMAND[0], global_config_flags=[*COMMAND[1:]])}
@@ -84,7 +100,7 @@ RESOURCES = {"dbt": Dbt(project_dir=str(DBT), dbt_executable=COMMAND[0], global_
         )
     ),
 )
-def dbt_build(context: dg.AssetExecutionContext, dbt: DbtCliResource) -> Iterator[Any]:
+def dbt_build(context: dg.AssetExecutionContext, dbt: Dbt) -> Iterator[Any]:
     """Rebuild the asked nights, however many, in one dbt run, and check them.
 
     Raises:
@@ -109,11 +125,11 @@ def dbt_build(context: dg.AssetExecutionContext, dbt: DbtCliResource) -> Iterato
         crash_point("dbt.ended")
         _report_rows(context, events, days, home)
         crash_point("dbt.rows_counted")
-        try:
-            for event in DbtEventIterator(iter(events), invocation).fetch_column_metadata():
-                yield _described(event, invocation)
-        finally:
-            _let_go(invocation)
+        columns = _columns(events, invocation, dbt, home)
+        crash_point("dbt.columns_known")
+        for event in events:
+            more = columns.get(_node(event))
+            yield event.with_metadata({**event.metadata, **more}) if more else event
         if error:
             raise _verdict(events, error)
         crash_point("dbt.reported")
@@ -170,15 +186,50 @@ def _report_rows(
             )
 
 
-def _described(event: Any, invocation: DbtCliInvocation) -> Any:
-    """The event, its column schema with the project's descriptions, which dagster-dbt leaves out."""
-    if not isinstance(event, dg.Output):
-        return event
-    schema = event.metadata.get("dagster/column_schema")
+def _columns(
+    events: Sequence[Any], invocation: DbtCliInvocation, dbt: Dbt, home: Home
+) -> dict[str, dict[str, Any]]:
+    """By node, the metadata that tells a table's columns: their types, descriptions, and lineage.
+
+    They follow from the SQL alone, and to find them takes longer than dbt needs to start. So they are kept,
+    and looked for where the project or what reads it has changed.
+    """
+    reads = [
+        Path(__file__).read_text(encoding="utf-8"),
+        *map(version_of, ("dagster-dbt", "sqlglot", "duckdb")),
+    ]
+    made_of = hashlib.sha256("\0".join([project_version(), *reads]).encode()).hexdigest()
+    known = known_columns(home, made_of)
+    new = [event for event in events if _node(event) and _node(event) not in known]
+    if new:
+        try:
+            invocation.adapter = dbt.adapter()
+            for event in DbtEventIterator(iter(new), invocation).fetch_column_metadata():
+                if found := _described(event, invocation):
+                    known[_node(event)] = {name: dg.serialize_value(it) for name, it in found.items()}
+        finally:
+            _let_go(invocation)
+        keep_columns(home, made_of, known)
+    return {
+        node: {name: dg.deserialize_value(value, dg.MetadataValue) for name, value in metadata.items()}
+        for node, metadata in known.items()
+    }
+
+
+def _node(event: Any) -> str:
+    """dbt's name of the table that the event is about; "" where it is about none."""
+    return str(event.metadata["unique_id"].value) if isinstance(event, dg.Output) else ""
+
+
+def _described(event: dg.Output[Any], invocation: DbtCliInvocation) -> dict[str, dg.MetadataValue[Any]]:
+    """What the event has been told of columns, with the project's descriptions, which dagster-dbt leaves
+    out.
+    """
+    found = {name: event.metadata[name] for name in _OF_COLUMNS if name in event.metadata}
+    schema = found.get("dagster/column_schema")
     if not isinstance(schema, dg.TableSchemaMetadataValue):
-        return event
-    node = str(event.metadata["unique_id"].value)
-    documented = invocation.manifest["nodes"][node]["columns"]
+        return found
+    documented = invocation.manifest["nodes"][_node(event)]["columns"]
     columns = [
         dg.TableColumn(
             name=column.name,
@@ -188,7 +239,7 @@ def _described(event: Any, invocation: DbtCliInvocation) -> Any:
         )
         for column in schema.value.columns
     ]
-    return event.with_metadata({**event.metadata, "dagster/column_schema": dg.TableSchema(columns=columns)})
+    return found | {"dagster/column_schema": dg.MetadataValue.table_schema(dg.TableSchema(columns=columns))}
 
 
 def _let_go(invocation: DbtCliInvocation) -> None:

@@ -6,6 +6,7 @@ Imports no Dagster.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -29,6 +30,8 @@ go on writing when the lease has gone to somebody else."""
 PARSED = "partial_parse.msgpack"
 """What dbt has parsed, in its target folder. It says itself what has changed since."""
 
+_COLUMNS = "columns.json"
+
 _SOURCES = ("models", "macros", "seeds", "tests", "dbt_project.yml", "profiles.yml")
 
 
@@ -46,7 +49,7 @@ def manifest(project: Path = DBT) -> Path:
         DbtError: the project cannot be parsed; the message names file and reason.
     """
     file, stamp = project / "target" / "manifest.json", project / "target" / "manifest.sources"
-    wanted = _fingerprint(project)
+    wanted = project_version(project)
     if _is_current(file, stamp, wanted):
         return file
     with lease_one_of([project / "target" / "manifest.lock"]):
@@ -65,8 +68,8 @@ def _is_current(file: Path, stamp: Path, wanted: str) -> bool:
         return False
 
 
-def _fingerprint(project: Path) -> str:
-    """Hash over names and contents: times of change lie after a checkout."""
+def project_version(project: Path = DBT) -> str:
+    """Hash over names and contents of its files: times of change lie after a checkout."""
     digest = hashlib.sha256(str(project.resolve()).encode())
     for file in _files(project):
         digest.update(f"\0{file.relative_to(project).as_posix()}\0".encode())
@@ -173,6 +176,21 @@ def keep_parsed(home: Home, target: Path) -> None:
     if (target / PARSED).exists():
         with replacing(home.dagster / PARSED) as aside:
             shutil.copy(target / PARSED, aside)
+
+
+def known_columns(home: Home, made_of: str) -> dict[str, dict[str, str]]:
+    """What was kept of the tables' columns, by dbt's name of the table; nothing where it was made of else."""
+    try:
+        kept = json.loads((home.dagster / _COLUMNS).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return kept["columns"] if kept["made_of"] == made_of else {}
+
+
+def keep_columns(home: Home, made_of: str, columns: Mapping[str, Mapping[str, str]]) -> None:
+    """Keep what is told of the tables' columns for the next run."""
+    with replacing(home.dagster / _COLUMNS) as aside:
+        aside.write_text(json.dumps({"made_of": made_of, "columns": columns}), encoding="utf-8")
 
 
 def rows_by_day(home: Home, first: date, last: date) -> dict[tuple[str, str], dict[date, int]]:

@@ -68,6 +68,7 @@ POINTS = {
         "dbt.started",
         "dbt.ended",
         "dbt.rows_counted",
+        "dbt.columns_known",
         "dbt.reported",
     ],
     "snapshot": [
