@@ -36,6 +36,8 @@ PRELOAD = (
     *("dagster._utils.test.definitions", "dagster._core.instance.factory", "dagster._core.instance.runs"),
     *("dagster._core.storage.root", "dagster._core.storage.local_compute_log_manager"),
     *("dagster._core.secrets.loader", "upath.core", "upath.implementations.local"),
+    # What a run is started with, by us and by Dagster: each step loads that again.
+    *("orchestration.cli", "dagster._cli"),
     # What nearly every step of ours loads: DuckDB imports pandas at the first parameter that it is given.
     *("duckdb", "pandas", "pyarrow.dataset", "assets.logs.raw_zone"),
     "orchestration.step_server",

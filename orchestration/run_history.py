@@ -11,15 +11,27 @@ import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alembic.migration import MigrationContext
 from dagster._config import UserConfigSchema
 from dagster._core.events import ASSET_CHECK_EVENTS, ASSET_EVENTS
+from dagster._core.storage.base_storage import DagsterStorage
 from dagster._core.storage.event_log.schema import SqlEventLogStorageTable
 from dagster._core.storage.event_log.sqlite.sqlite_event_log import INDEX_SHARD_NAME, SqliteEventLogStorage
-from dagster._core.storage.sqlite_storage import DagsterSqliteStorage, _event_logs_directory
+from dagster._core.storage.runs import SqliteRunStorage
+from dagster._core.storage.schedules import SqliteScheduleStorage
+from dagster._core.storage.sqlite import create_db_conn_string
+from dagster._core.storage.sqlite_storage import (
+    DagsterSqliteStorage,
+    _event_logs_directory,
+    _runs_directory,
+    _schedule_directory,
+)
 from dagster._serdes import ConfigurableClassData
+from sqlalchemy import create_engine
+from sqlalchemy.pool import NullPool
 
 from resources.home import Home
 
@@ -71,14 +83,8 @@ class BatchingEventLog(SqliteEventLogStorage):
                 self.store_asset_check_event(event, number)
 
     def _initdb(self, engine: Engine, for_index_shard: bool = False) -> None:
-        """Make the tables where they are not there yet.
-
-        Dagster reads all of its migrations to see that, over half a second in every step of a run.
-        """
-        with engine.connect() as connection:
-            if MigrationContext.configure(connection).get_current_revision():
-                return
-        super()._initdb(engine, for_index_shard)
+        if not _has_tables(engine):
+            super()._initdb(engine, for_index_shard)
 
     @contextmanager
     def _connect(self, shard: str) -> Iterator[Connection]:
@@ -94,7 +100,15 @@ class RunHistory(DagsterSqliteStorage):
     """Runs, events and ticks below `DAGSTER_HOME` (a home's `dagster` folder where that is not set)."""
 
     def __init__(self, base_dir: str, inst_data: ConfigurableClassData | None = None) -> None:
-        super().__init__(base_dir, inst_data)
+        runs, schedules = _runs_directory(base_dir), _schedule_directory(base_dir)
+        files = create_db_conn_string(runs, "runs"), create_db_conn_string(schedules, "schedules")
+        if Path(runs).exists() and Path(schedules).exists() and all(map(_has_tables, map(_engine, files))):
+            self.base_dir, self._inst_data = base_dir, inst_data
+            self._run_storage = SqliteRunStorage(files[0])
+            self._schedule_storage = SqliteScheduleStorage(files[1])
+            DagsterStorage.__init__(self)  # type: ignore[arg-type]
+        else:
+            super().__init__(base_dir, inst_data)
         self._event_log_storage = BatchingEventLog(_event_logs_directory(base_dir))
 
     @classmethod
@@ -106,3 +120,16 @@ class RunHistory(DagsterSqliteStorage):
         cls, inst_data: ConfigurableClassData, config_value: Mapping[str, Any]
     ) -> RunHistory:
         return cls.from_local(os.environ.get("DAGSTER_HOME") or str(Home.current().dagster), inst_data)
+
+
+def _engine(file: str) -> Engine:
+    return create_engine(file, poolclass=NullPool)
+
+
+def _has_tables(engine: Engine) -> bool:
+    """Whether Dagster has made them, which it marks last.
+
+    Dagster itself reads all of its migrations to see that, over half a second in every step of a run.
+    """
+    with engine.connect() as connection:
+        return MigrationContext.configure(connection).get_current_revision() is not None

@@ -9,7 +9,7 @@ from datetime import date
 from functools import cached_property
 from importlib.metadata import version as version_of
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import dagster as dg
 from dagster_dbt import (
@@ -128,8 +128,11 @@ def dbt_build(context: dg.AssetExecutionContext, dbt: Dbt) -> Iterator[Any]:
         columns = _columns(events, invocation, dbt, home)
         crash_point("dbt.columns_known")
         for event in events:
-            more = columns.get(_node(event))
-            yield event.with_metadata({**event.metadata, **more}) if more else event
+            if more := columns.get(_node(event)):
+                # Told once of a window: kilobytes for each table and day would be most of Dagster's record.
+                key = context.assets_def.keys_by_output_name[event.output_name]
+                context.add_asset_metadata(more, key, partition_key=days[-1].isoformat())
+            yield event
         if error:
             raise _verdict(events, error)
         crash_point("dbt.reported")
@@ -206,12 +209,14 @@ def _columns(
             invocation.adapter = dbt.adapter()
             for event in DbtEventIterator(iter(new), invocation).fetch_column_metadata():
                 if found := _described(event, invocation):
-                    known[_node(event)] = {name: dg.serialize_value(it) for name, it in found.items()}
+                    known[_node(event)] = {
+                        name: dg.serialize_value(cast("Any", value)) for name, value in found.items()
+                    }
         finally:
             _let_go(invocation)
         keep_columns(home, made_of, known)
     return {
-        node: {name: dg.deserialize_value(value, dg.MetadataValue) for name, value in metadata.items()}
+        node: {name: dg.deserialize_value(value) for name, value in metadata.items()}
         for node, metadata in known.items()
     }
 
@@ -221,7 +226,7 @@ def _node(event: Any) -> str:
     return str(event.metadata["unique_id"].value) if isinstance(event, dg.Output) else ""
 
 
-def _described(event: dg.Output[Any], invocation: DbtCliInvocation) -> dict[str, dg.MetadataValue[Any]]:
+def _described(event: Any, invocation: DbtCliInvocation) -> dict[str, dg.MetadataValue[Any]]:
     """What the event has been told of columns, with the project's descriptions, which dagster-dbt leaves
     out.
     """

@@ -1,5 +1,6 @@
 """Dagster's events written in batches: the same records as Dagster's own storage, in far fewer commits."""
 
+import shutil
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -104,3 +105,28 @@ def test_a_batch_that_cannot_be_written_leaves_nothing_and_its_events_are_writte
     assert "disk is full" in capfd.readouterr().err
     assert [day for day, _ in found["made"]] == found["partitions"]
     assert len(found["made"]) == DAYS_BETWEEN
+
+
+def test_a_home_that_is_set_up_is_opened_without_a_look_at_dagsters_migrations(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare_instance(home)
+    with instance_of(home) as instance:
+        before = backfill(instance)
+
+    def look(*_: object) -> None:
+        raise AssertionError("alembic was asked for its revisions")
+
+    monkeypatch.setattr("alembic.script.ScriptDirectory.as_revision_number", look)
+    with instance_of(home) as instance:
+        assert [run.run_id for run in instance.get_runs()] == [before]
+        assert told(instance, before)["partitions"]
+        assert instance.all_instigator_state() == []
+
+
+def test_where_part_of_the_record_is_missing_it_is_made(home: Home) -> None:
+    prepare_instance(home)
+    shutil.rmtree(home.dagster / "schedules")
+    with instance_of(home) as instance:
+        assert told(instance, backfill(instance))["partitions"]
+        assert instance.all_instigator_state() == []

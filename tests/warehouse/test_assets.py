@@ -6,13 +6,15 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import date
 
 import dagster as dg
+import pytest
 
 from assets.logs.raw_zone import take_in_all
-from assets.warehouse.assets import dbt_build
+from assets.warehouse import assets
+from assets.warehouse.assets import Dbt, dbt_build
 from resources.home import Home
 from resources.warehouse import Warehouse
 from tests.warehouse.raw_rows import RawZone, event, materialize, query
@@ -32,7 +34,7 @@ def test_every_night_is_told_its_own_rows(weekend_run: Run) -> None:
 
 
 def test_columns_are_told_with_types_descriptions_and_lineage(weekend_run: Run) -> None:
-    metadata = materializations(weekend_run[1], "labels", "lbl_behaviors")[0].materialization.metadata
+    *_, metadata = metadata_of_days(weekend_run[1], "labels", "lbl_behaviors")
     columns = {column.name: column for column in metadata["dagster/column_schema"].schema.columns}
     assert columns["revenue"].type == "DOUBLE"
     assert columns["user_key"].type == "VARCHAR"
@@ -42,6 +44,37 @@ def test_columns_are_told_with_types_descriptions_and_lineage(weekend_run: Run) 
         ("int_events__sessionised", "price"),
         ("int_events__sessionised", "quantity"),
         ("int_events__sessionised", "behavior"),
+    }
+
+
+def test_of_a_window_the_last_day_alone_tells_the_columns(weekend_run: Run) -> None:
+    days = metadata_of_days(weekend_run[1], "marts", "fct_events")
+    assert ["dagster/column_schema" in day for day in days] == [False, False, False, True]
+
+
+def test_columns_that_are_known_are_told_again_without_asking_dbt(
+    new_raw_zone: Callable[[], RawZone], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    zone, day, asked = new_raw_zone(), date(2026, 3, 28), []
+    zone.add([event("2026-03-28 12:00:00", "anna", "mug", "click", price=10)])
+    adapter = Dbt.adapter
+    monkeypatch.setattr(Dbt, "adapter", lambda self: (asked.append(day), adapter(self))[1])
+    found = [columns_told(materialize(zone.home, day, day))]
+    assert len(asked) == 1
+    found.append(columns_told(materialize(zone.home, day, day)))
+    assert len(asked) == 1
+    monkeypatch.setattr(assets, "project_version", lambda: "another")
+    found.append(columns_told(materialize(zone.home, day, day)))
+    assert len(asked) == 2
+    assert len(found[0]) > 20 and found == found[:1] * 3
+
+
+def columns_told(run: dg.ExecuteInProcessResult) -> dict[dg.AssetKey, list[object]]:
+    names = ("dagster/column_schema", "dagster/column_lineage")
+    return {
+        made.asset_key: [made.materialization.metadata.get(name) for name in names]
+        for made in run.get_asset_materialization_events()
+        if made.asset_key
     }
 
 
@@ -132,3 +165,9 @@ def test_the_graph_explains_itself() -> None:
 
 def materializations(run: dg.ExecuteInProcessResult, *key: str) -> list[dg.DagsterEvent]:
     return [e for e in run.get_asset_materialization_events() if e.asset_key == dg.AssetKey(list(key))]
+
+
+def metadata_of_days(run: dg.ExecuteInProcessResult, *key: str) -> list[Mapping[str, dg.MetadataValue]]:
+    """Of each day of the run's window, oldest first."""
+    made = sorted(materializations(run, *key), key=lambda event: event.partition or "")
+    return [event.materialization.metadata for event in made]
