@@ -39,7 +39,7 @@ FEWEST = 2_000
 IN_MEMORY = ("pandas_ingest", "polars_marts")
 IN_MEMORY_MOST = 1_000_000
 """Contestants that hold everything in memory, and the events of which they still do so in a few GiB."""
-SAMPLE = 0.1
+SAMPLE = 0.5
 """Seconds between two looks at the memory of a process and its children."""
 PROJECT = Path(__file__).parents[1]
 

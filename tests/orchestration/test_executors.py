@@ -18,9 +18,11 @@ PROJECT = Path(__file__).parents[2]
 
 JOB = """
 import json, os, sys, time
+from multiprocessing import forkserver
 import dagster as dg
-from orchestration.executors import device_executor
+from orchestration.executors import device_executor, start_step_server
 from resources.devices import TAG
+from resources.home import Shop
 
 def training(name):
     @dg.op(name=name, tags={TAG: "1"})
@@ -28,7 +30,9 @@ def training(name):
         began = time.time()
         time.sleep(1.0)
         with open(os.environ["WHEN"], "a") as log:
-            log.write(json.dumps([name, began, time.time(), os.getpid(), "torch" in sys.modules]) + "\\n")
+            of_server = os.getppid() == int(open(os.environ["SERVER"]).read())
+            mark = [name, began, time.time(), os.getpid(), "torch" in sys.modules, of_server]
+            log.write(json.dumps(mark) + "\\n")
     return train
 
 @dg.job(executor_def=device_executor)
@@ -37,7 +41,9 @@ def trainings():
         training(f"train_{n}")()
 
 if __name__ == "__main__":
-    from orchestration.definitions import defs  # what the steps' server preloads
+    start_step_server(Shop())
+    with open(os.environ["SERVER"], "w") as file:
+        file.write(str(forkserver._forkserver._forkserver_pid))
     with dg.DagsterInstance.local_temp(os.environ["STORAGE"]) as instance:
         result = dg.execute_job(dg.reconstructable(trainings), instance, run_config={
             "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
@@ -46,14 +52,20 @@ if __name__ == "__main__":
 """
 
 
-def run_trainings(folder: Path, devices: str) -> list[tuple[str, float, float, int, bool]]:
-    """Three trainings at once; each (name, began, ended, process, whether torch was loaded)."""
+Ran = tuple[str, float, float, int, bool, bool]
+
+
+def run_trainings(folder: Path, devices: str) -> list[Ran]:
+    """Three trainings at once; each (name, began, ended, process, whether torch was loaded, whether it came
+    from the server that was started beforehand).
+    """
     (folder / "trainings.py").write_text(textwrap.dedent(JOB))
     (folder / "storage").mkdir()
     when = folder / "when.jsonl"
     environment = os.environ | {
         "NIGHTSHELF_DEVICES": devices,
         "WHEN": str(when),
+        "SERVER": str(folder / "server"),
         "STORAGE": str(folder / "storage"),
         "PYTHONPATH": str(PROJECT),
         "DAGSTER_HOME": str(folder / "storage"),
@@ -71,8 +83,8 @@ def run_trainings(folder: Path, devices: str) -> list[tuple[str, float, float, i
     return [tuple(json.loads(line)) for line in when.read_text().splitlines()]
 
 
-def most_at_once(runs: list[tuple[str, float, float, int, bool]]) -> int:
-    marks = sorted([(began, 1) for _, began, _, _, _ in runs] + [(ended, -1) for _, _, ended, _, _ in runs])
+def most_at_once(runs: list[Ran]) -> int:
+    marks = sorted([(began, 1) for _, began, *_ in runs] + [(ended, -1) for _, _, ended, *_ in runs])
     at_once, most = 0, 0
     for _, change in marks:
         at_once += change
@@ -84,8 +96,9 @@ def most_at_once(runs: list[tuple[str, float, float, int, bool]]) -> int:
 def test_as_many_trainings_at_a_time_as_devices(tmp_path: Path, devices: str, most: int) -> None:
     runs = run_trainings(tmp_path, devices)
     assert len(runs) == 3
-    assert len({process for _, _, _, process, _ in runs}) == 3
-    assert not any(torch for *_, torch in runs), "the step server must not load what initialises CUDA"
+    assert len({process for _, _, _, process, *_ in runs}) == 3
+    assert all(of_server for *_, of_server in runs), "the server is started once more"
+    assert not any(torch for *_, torch, _ in runs), "the step server must not load what initialises CUDA"
     assert most_at_once(runs) == most
 
 
