@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from dagster._core.execution.plan.plan import ExecutionPlan
 
 PRELOAD = (
+    "dagster._core.executor.multiprocess",  # Dagster wants it to be the first
     "orchestration.definitions",
     # What Dagster loads late, and so in every step anew: instance and storages, with all of SQLAlchemy.
     *("dagster._utils.test.definitions", "dagster._core.instance.factory", "dagster._core.instance.runs"),
@@ -38,9 +39,9 @@ PRELOAD = (
     *("dagster._core.secrets.loader", "upath.core", "upath.implementations.local"),
     # What a run is started with, by us and by Dagster: each step loads that again.
     *("orchestration.cli", "dagster._cli"),
-    # What nearly every step of ours loads: DuckDB imports pandas at the first parameter that it is given.
-    *("duckdb", "pandas", "pyarrow.dataset", "assets.logs.raw_zone"),
-    "orchestration.step_server",
+    # What nearly every step of ours loads.
+    *("duckdb", "assets.logs.raw_zone"),
+    "orchestration.step_server",  # stays the last: it freezes what has been loaded
 )
 """Modules that the server of the steps loads once; one that is not there is passed over."""
 
@@ -51,7 +52,7 @@ def start_step_server(shop: Shop) -> None:
     """
     if executor_of(shop) is device_executor:
         # Dagster's executor asks for the same server with the same list, and finds it running.
-        multiprocessing.set_forkserver_preload(["dagster._core.executor.multiprocess", *PRELOAD])
+        multiprocessing.set_forkserver_preload(list(PRELOAD))
         forkserver.ensure_running()
 
 
