@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Where it is set, each of the many processes of a night compiles our modules anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test crash-test soak-test ui clean
 

@@ -278,7 +278,7 @@ class Lines:
             raw = raw.removeprefix(b"\xef\xbb\xbf")
         if self._encoding != "utf-8":
             raw = raw.decode(self._encoding, "surrogateescape").encode("utf-8", "surrogatepass")
-        if b"\r\n" in raw:
+        if b"\r" in raw:  # a single byte is looked for much faster than two
             raw = raw.replace(b"\r\n", b"\n")
         if len(self._delimiter) > 1:
             # A stray separator becomes a character that gets its line refused.

@@ -160,11 +160,13 @@ def take_in_all(home: Home, log: Callable[[str], None] = lambda message: None) -
                 if mark:
                     firsts.setdefault(mark, file)
             zone.at_once = min(AT_ONCE, max(1, len(firsts)))
-            tried = {file: pool.submit(zone.take_in, file) for file in firsts.values()}
+            tried = {file: pool.submit(zone.take_in, file, mark[1]) for mark, file in firsts.items()}
         # One that asks for more room than there is does not keep out those after it.
         failed = next((error for one in tried.values() if (error := one.exception())), None)
         done = {file: one.result() for file, one in tried.items() if not one.exception()}
-        done |= {file: zone.take_in(file) for file, mark in marks.items() if mark and file not in tried}
+        done |= {
+            file: zone.take_in(file, mark[1]) for file, mark in marks.items() if mark and file not in tried
+        }
         crash_point("ingest.all_taken_in")
         zone.remember()
         crash_point("ingest.remembered")
@@ -302,14 +304,15 @@ class _RawZone:
         self.seen[self._path(file)] = [*(mark or ()), digest]
         return self._source_name(file), digest
 
-    def take_in(self, file: Path) -> Outcome | None:
-        """The file's outcome; None where the file cannot be read, and the log says why.
+    def take_in(self, file: Path, digest: str) -> Outcome | None:
+        """The outcome of the file that has been found to have this SHA-256; None where it cannot be read, and
+        the log says why.
 
         Raises:
             OSError: there is no room left, on the disk or in memory.
         """
         try:
-            return self._taken_in(file)
+            return self._taken_in(file, digest)
         except OSError as error:
             if lack(error):
                 raise
@@ -319,9 +322,9 @@ class _RawZone:
     def _leave_waiting(self, file: Path, error: OSError) -> None:
         self.log(f"{self._path(file)}: cannot be read ({error.strerror}); it waits for the next time")
 
-    def _taken_in(self, file: Path) -> Outcome:
+    def _taken_in(self, file: Path, digest: str) -> Outcome:
         began, clock = datetime.now(UTC), time.monotonic()
-        source_name, digest = self._source_name(file), self._digest(file)
+        source_name = self._source_name(file)
         load_id = _load_id(source_name, digest)
         source = self.sources.get(source_name)
         contract = self._contract(source_name)
@@ -346,10 +349,9 @@ class _RawZone:
             copy, load = work / digest, work / "load"
             crash_point("ingest.work_folder_made")
             told = checksum_of(self.home.drop, file)
-            if blank.bytes <= LARGEST:
-                _copy(open_plain(self.home.drop, file), copy)
+            copied = _copy(open_plain(self.home.drop, file), copy) if blank.bytes <= LARGEST else None
             try:
-                self._check_copy(copy, blank, told)
+                self._check_copy(copied, blank, told)
                 outcome = self._read(copy, blank, source, load)
             except FileRefusedError as error:
                 outcome = _refused(error, copy, blank, load)
@@ -385,17 +387,17 @@ class _RawZone:
         with open_plain(self.home.drop, file) as stream:
             return _sha256(stream)
 
-    def _check_copy(self, copy: Path, blank: Outcome, told: str | None) -> None:
-        """Whether the copy is what was looked at, and what the publisher says it is, if he does.
+    def _check_copy(self, copied: str | None, blank: Outcome, told: str | None) -> None:
+        """Whether the SHA-256 of the copy is that of what was looked at, and what the publisher says it is,
+        if he does.
 
         Raises:
             FileRefusedError: it is not, or the file was too large to be copied.
         """
-        if blank.bytes > LARGEST:
+        if copied is None:
             raise FileRefusedError("too_large", f"it has more than {LARGEST >> 30} GiB. Split it.")
-        with copy.open("rb") as stream:
-            if _sha256(stream) != blank.sha256:
-                raise FileRefusedError(STILL_WRITTEN, "it changed while it was read. It will be tried again.")
+        if copied != blank.sha256:
+            raise FileRefusedError(STILL_WRITTEN, "it changed while it was read. It will be tried again.")
         if told is not None and told != blank.sha256:
             name = Path(blank.file).name + CHECKSUM
             raise FileRefusedError(
@@ -671,14 +673,18 @@ def _settled(files: Sequence[Path], log: Callable[[str], None]) -> Iterator[Path
             log(f"{file.name} is still being written; it waits for the next time")
 
 
-def _copy(stream: BufferedReader, copy: Path) -> None:
+def _copy(stream: BufferedReader, copy: Path) -> str:
+    """The SHA-256 of what was copied, hexadecimal."""
+    digest = hashlib.sha256()
     with stream, copy.open("xb") as out:
         while (part := stream.read(_CHUNK)) and out.tell() <= LARGEST:
+            digest.update(part)
             if part.count(0) == len(part):
                 out.seek(len(part), os.SEEK_CUR)  # a hole takes no room, and its copy need not either
             else:
                 out.write(part)
         out.truncate()
+    return digest.hexdigest()
 
 
 def _sha256(stream: BufferedReader) -> str:

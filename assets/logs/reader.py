@@ -391,7 +391,10 @@ class Reader:
         if numbers is not None:
             self.db.execute("ALTER TABLE block DROP line")
             rows = self._numbered("block", numbers)
-        self.db.execute(f"CREATE OR REPLACE TEMP VIEW parsed AS {rows}")
+        offset = self._all(mapping.offset())[0][0] if mapping.is_events else None
+        self.db.execute(
+            f"CREATE OR REPLACE TEMP VIEW parsed AS SELECT *, {mapping.day(offset)} AS day FROM ({rows})"
+        )
         loaded, refused, lines_loaded, lines = self._all(
             "SELECT count(*) FILTER (fault = 0), count(*) FILTER (fault > 0), "
             "count(DISTINCT line) FILTER (fault = 0), count(DISTINCT line) FROM block"
@@ -420,7 +423,7 @@ class Reader:
         for name in mapping.identifiers():
             self._make_keys(name)
         days = dict(
-            self._all("SELECT CAST(day AS VARCHAR), count(*) FROM block WHERE fault = 0 GROUP BY day")
+            self._all("SELECT CAST(day AS VARCHAR), count(*) FROM parsed WHERE fault = 0 GROUP BY day")
         )
         self.tally.days.update(days)
         events = mapping.events(source, load_id)

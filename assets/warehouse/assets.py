@@ -19,6 +19,7 @@ from dagster_dbt import (
     DbtCliResource,
     DbtProject,
     dbt_assets,
+    utils,
 )
 from dagster_dbt.core.dbt_event_iterator import DbtEventIterator
 from packaging.version import Version
@@ -84,22 +85,38 @@ class Dbt(DbtCliResource):
 RESOURCES = {"dbt": Dbt(project_dir=str(DBT), dbt_executable=COMMAND[0], global_config_flags=[*COMMAND[1:]])}
 
 
-@dbt_assets(
-    manifest=manifest(),
-    project=PROJECT,
-    name="dbt_build",
-    partitions_def=nights,
-    backfill_policy=dg.BackfillPolicy.single_run(),
-    pool="warehouse",
-    retry_policy=dg.RetryPolicy(max_retries=1, delay=20),
-    dagster_dbt_translator=Translator(
-        settings=DagsterDbtTranslatorSettings(
-            # raw.rejects and raw.ingest_outcomes come from one asset.
-            enable_duplicate_source_asset_keys=True,
-            enable_code_references=True,
-        )
-    ),
-)
+@contextmanager
+def _selected_by_manifest() -> Iterator[None]:
+    """Where dagster-dbt finds dbt, it loads dbt's selection engine to see that the whole project is selected,
+    most of what our definitions take to load. Without dbt it reads that off the manifest.
+    """
+    found, utils.DBT_PYTHON_VERSION = utils.DBT_PYTHON_VERSION, None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        utils.DBT_PYTHON_VERSION = found
+
+
+with _selected_by_manifest():
+    _tables = dbt_assets(
+        manifest=manifest(),
+        project=PROJECT,
+        name="dbt_build",
+        partitions_def=nights,
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        pool="warehouse",
+        retry_policy=dg.RetryPolicy(max_retries=1, delay=20),
+        dagster_dbt_translator=Translator(
+            settings=DagsterDbtTranslatorSettings(
+                # raw.rejects and raw.ingest_outcomes come from one asset.
+                enable_duplicate_source_asset_keys=True,
+                enable_code_references=True,
+            )
+        ),
+    )
+
+
+@_tables
 def dbt_build(context: dg.AssetExecutionContext, dbt: Dbt) -> Iterator[Any]:
     """Rebuild the asked nights, however many, in one dbt run, and check them.
 

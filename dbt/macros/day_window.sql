@@ -1,33 +1,20 @@
 {# True for the days this run rebuilds, `ahead` days more where later days depend on them. #}
 {% macro in_window(day='day', behind=0, ahead=0) -%}
-    {%- if flags.FULL_REFRESH -%}
-        true
-    {%- else -%}
-        {{ day }} between {{ day_literal(setting('min_day'), -behind) }} and {{ day_literal(setting('max_day'), ahead) }}
-    {%- endif -%}
+    {%- set first, last = ('0001-01-01', '9999-12-31') if flags.FULL_REFRESH else (setting('min_day'), setting('max_day')) -%}
+    {{ between_days(shifted(first, -behind), shifted(last, ahead), day) }}
 {%- endmacro %}
 
-{# The date `shift` days from `day`, cut off where the calendar ends. Literals, so that files can be pruned. #}
-{% macro day_literal(day, shift=0) -%}
+{# Literals, so that files can be pruned. #}
+{% macro between_days(first, last, day='day') -%}
+    {{ day }} between date '{{ first }}' and date '{{ last }}'
+{%- endmacro %}
+
+{# The date `shift` days from `day`, cut off where the calendar ends. #}
+{% macro shifted(day, shift) -%}
     {%- set date = modules.datetime.date -%}
     {%- set ordinal = date.fromisoformat(day | string).toordinal() + shift -%}
-    {%- set ordinal = [[ordinal, date.min.toordinal()] | max, date.max.toordinal()] | min -%}
-    date '{{ date.fromordinal(ordinal).isoformat() }}'
+    {{ date.fromordinal([[ordinal, date.min.toordinal()] | max, date.max.toordinal()] | min).isoformat() }}
 {%- endmacro %}
-
-{#
-    Incremental strategy `day_window`: what the run rebuilds is deleted and inserted in one transaction. Unlike
-    delete+insert with a unique key, it also empties a day that has lost all its rows.
-    Config `days_ahead`: a model whose rows depend on earlier days rebuilds that many later days as well.
-#}
-{% macro get_incremental_day_window_sql(arg_dict) %}
-    {%- set columns = arg_dict['dest_columns'] | map(attribute='quoted') | join(', ') -%}
-    delete from {{ arg_dict['target_relation'] }}
-    where {{ in_window('day', ahead=config.get('days_ahead', 0)) }};
-
-    insert into {{ arg_dict['target_relation'] }} ({{ columns }})
-    select {{ columns }} from {{ arg_dict['temp_relation'] }}
-{% endmacro %}
 
 {# Data tests with `where: __window__` look at the days this run rebuilt, not at the whole history. #}
 {% macro get_where_subquery(relation) -%}

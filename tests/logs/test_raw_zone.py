@@ -393,21 +393,21 @@ def _reader_of(content_hash: str, of: psutil.Process) -> psutil.Process:
 
 
 def test_a_reader_that_dies_refuses_its_own_file_only(home: Home, drop: Drop) -> None:
-    big = drop("nightshelf_csv", "big.csv", events(count=400_000))
+    big = drop("nightshelf_csv", "big.csv", events(count=1_000_000))
     drop("nightshelf_csv", "good.csv", events(count=4, day="2026-01-06"))
     digest = hashlib.sha256(big.read_bytes()).hexdigest()
     killer = threading.Thread(target=lambda: _reader_of(digest, psutil.Process()).kill())
     killer.start()
     dead, good = raw_zone.take_in_all(home)
     killer.join()
-    assert (dead.status, dead.rows_loaded, dead.lines_refused) == ("refused", 0, 400_001)
+    assert (dead.status, dead.rows_loaded, dead.lines_refused) == ("refused", 0, 1_000_001)
     assert dead.reason == "reader_failed"
     assert "SIGKILL" in dead.detail
     assert good.status == "loaded"
     assert set(raw_zone.days_of_loads(home)) == {date(2026, 1, 6)}
     # It was not the file's fault, and the next time shows it.
     (alive,) = raw_zone.take_in_all(home)
-    assert (alive.status, alive.rows_loaded, alive.attempts) == ("loaded", 400_000, 2)
+    assert (alive.status, alive.rows_loaded, alive.attempts) == ("loaded", 1_000_000, 2)
     assert raw_zone.take_in_all(home) == []
 
 

@@ -106,14 +106,21 @@ def event(when: str, user: str, item: str, behavior: str = "browse", **more: Any
     return {"event_at": at(when), "user_key": user, "item_id": item, "behavior": behavior, **more}
 
 
-def dbt(home: Home, command: str, first: date | None = None, last: date | None = None, *more: str) -> str:
+def dbt(
+    home: Home,
+    command: str,
+    first: date | None = None,
+    last: date | None = None,
+    *more: str,
+    **variables: object,
+) -> str:
     """Run dbt as a person would in a terminal; its output."""
-    window: dict[str, str] = {"timezone": "Europe/Berlin"}
+    variables = {"timezone": "Europe/Berlin"} | variables
     if first:
-        window |= {"min_day": first.isoformat(), "max_day": (last or first).isoformat()}
+        variables |= {"min_day": first.isoformat(), "max_day": (last or first).isoformat()}
     target = home.root / "target"
     done = subprocess.run(
-        [Path(sys.executable).parent / "dbt", command, "--vars", json.dumps(window), *more],
+        [Path(sys.executable).parent / "dbt", command, "--vars", json.dumps(variables), *more],
         cwd=DBT,
         env=os.environ
         | {

@@ -6,6 +6,9 @@ import re
 from collections.abc import Callable
 from datetime import date, timedelta
 
+import duckdb
+import pytest
+
 from resources.home import Home
 from tests.warehouse.raw_rows import RawZone, dbt, event, fingerprints, query
 from tests.warehouse.weekend import FIRST, LAST, fill
@@ -65,3 +68,33 @@ def test_a_full_refresh_rebuilds_every_day(weekend: Home, new_raw_zone: Callable
     dbt(zone.home, "build", LAST, LAST, "--full-refresh", *QUICK)
     assert fingerprints(zone.home.warehouse) == fingerprints(weekend.warehouse)
     assert query(zone.home, "select min(day) from marts.fct_events") == [(date(2026, 3, 27),)]
+
+
+def test_portions_give_the_tables_of_the_whole(weekend: Home, new_raw_zone: Callable[[], RawZone]) -> None:
+    """Of days and of shoppers, into new tables and into those that are there."""
+    zone = new_raw_zone()
+    fill(zone)
+    for _ in range(2):
+        dbt(zone.home, "build", FIRST, LAST, *QUICK, rows_at_once=3)
+        assert fingerprints(zone.home.warehouse) == fingerprints(weekend.warehouse)
+    for model, portions in (("lbl_behaviors", 4), ("lbl_next_item", 9)):
+        (ran,) = (zone.home.root / "target" / "run").rglob(f"{model}.sql")
+        assert ran.read_text().count("insert into") >= portions, model
+
+
+def test_a_table_of_other_columns_than_its_model_is_left_alone(
+    weekend: Home, new_raw_zone: Callable[[], RawZone]
+) -> None:
+    zone = new_raw_zone()
+    fill(zone)
+    dbt(zone.home, "build", FIRST, LAST, *QUICK)
+    with duckdb.connect(str(zone.home.warehouse)) as warehouse:
+        warehouse.execute("alter table labels.lbl_behaviors add column mood varchar")
+        warehouse.execute("alter table labels.lbl_behaviors alter column weight type integer")
+    with pytest.raises(AssertionError, match=r"mood, weight.*\s.*--full-refresh --select lbl_behaviors\+"):
+        dbt(zone.home, "build", FIRST, LAST, *QUICK)
+    kept = "select count(*), count(mood) from labels.lbl_behaviors"
+    ((rows, moods),) = query(zone.home, kept)
+    assert (rows > 0, moods) == (True, 0)
+    dbt(zone.home, "build", FIRST, LAST, "--full-refresh", *QUICK, "--select", "lbl_behaviors+")
+    assert fingerprints(zone.home.warehouse) == fingerprints(weekend.warehouse)

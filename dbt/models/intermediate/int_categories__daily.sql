@@ -1,4 +1,4 @@
-{{ config(materialized='incremental', incremental_strategy='day_window', on_schema_change='fail') }}
+{{ config(materialized='incremental') }}
 
 -- Decimals add up to the same digit in any order; doubles do not, and days would differ by how they were built.
 select

@@ -1,4 +1,4 @@
-{{ config(materialized='incremental', incremental_strategy='day_window', on_schema_change='fail') }}
+{{ config(materialized='incremental') }}
 
 with events as (
     select * from {{ ref('int_events__flagged') }}

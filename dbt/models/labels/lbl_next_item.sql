@@ -1,7 +1,4 @@
-{{ config(
-    materialized='incremental', incremental_strategy='day_window', on_schema_change='fail',
-    days_ahead=var('history_days')
-) }}
+{{ config(materialized='incremental', portions_of='user_key', days_ahead=var('history_days')) }}
 
 {% set reach = var('history_days') %}
 {% set places = range(var('history_length'), 0, -1) | list %}
@@ -18,7 +15,7 @@ with events as (
         behavior,
         {{ in_window('day', ahead=reach) }} as is_asked
     from {{ ref('int_events__sessionised') }}
-    where {{ in_window('day', behind=reach, ahead=reach) }}
+    where {{ in_window('day', behind=reach, ahead=reach) }} and {{ share_of('user_key') }}
 ),
 
 -- Of the days before, only what a history can still hold. Of one moment there may be several events (a list of

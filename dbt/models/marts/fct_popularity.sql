@@ -1,4 +1,4 @@
-{{ config(materialized='incremental', incremental_strategy='day_window', on_schema_change='fail') }}
+{{ config(materialized='incremental') }}
 
 select
     day,

@@ -1,4 +1,4 @@
-{{ config(materialized='incremental', incremental_strategy='day_window', on_schema_change='fail') }}
+{{ config(materialized='incremental') }}
 
 -- Each step is counted where it happens (raw zone, flags, kept events), so that the sum can be tested.
 with arrived as (
