@@ -11,12 +11,14 @@ rounds.
 from __future__ import annotations
 
 import argparse
+import shutil
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,7 +46,7 @@ CELLS = 400_000_000
 """Users × items of a run at most: larger catalogues are searched for fewer users."""
 SQUARE = 3072
 """Rows of the matrices whose product gives the machine's rate."""
-TEXTS = 1000
+TEXTS = 3000
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -144,7 +146,7 @@ def encode(figures: Figures, texts: int, rounds: int) -> None:
             "encoding.cpu.speedup_over_sentence_transformers", "sentence-transformers is not installed"
         )
         return
-    from assets.model.vectors import item_vectors
+    from assets.model.vectors import encode_as, item_vectors
     from benchmarks.data import texts_of
     from benchmarks.simulated import simulated_shop
     from resources.text_encoder import resolve_encoder
@@ -155,26 +157,32 @@ def encode(figures: Figures, texts: int, rounds: int) -> None:
     theirs = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
     found: dict[str, Vectors] = {}
 
-    def ours() -> None:
-        with tempfile.TemporaryDirectory() as empty:
-            found[OURS] = item_vectors(folder, words, Path(empty))
-
     def other() -> None:
         found["other"] = theirs.encode(words, normalize_embeddings=True, show_progress_bar=False)
 
-    ways = {OURS: _clocked(ours), "other": _clocked(other)}
-    took = in_turns(ways, rounds)
-    value, runs = ratio(took["other"], took[OURS])
-    against = "sentence-transformers' encode, same weights; goal: 2.5"
-    figures.add("encoding.cpu.speedup_over_sentence_transformers", value, "×", against, runs)
-    cosine = (found[OURS] * found["other"]).sum(axis=1).min()
-    figures.add("encoding.cpu.min_cosine", float(cosine), "", "its vectors; goal: 0.995")
-    figures.add(
-        "encoding.cpu.texts_per_second",
-        texts / statistics.median(took[OURS]),
-        "texts/s",
-        "nothing: of this machine",
-    )
+    with tempfile.TemporaryDirectory() as aside:
+
+        def ours(precision: str) -> None:
+            with tempfile.TemporaryDirectory(dir=aside) as empty:
+                found[precision] = item_vectors(Path(aside) / precision, words, Path(empty))
+
+        precisions = ["native", *(["int8"] if find_spec("openvino") else [])]
+        for precision in precisions:
+            shutil.copytree(folder, Path(aside) / precision)
+            encode_as(Path(aside) / precision, precision)
+        ways = {one: _clocked(partial(ours, one)) for one in precisions}
+        took = in_turns({**ways, "other": _clocked(other)}, rounds)
+    if "int8" not in precisions:
+        figures.skip("encoding.cpu.speedup_over_sentence_transformers", "openvino is not installed")
+    for precision, name in (("int8", "encoding.cpu"), ("native", "encoding.cpu.native")):
+        if precision in took:
+            value, runs = ratio(took["other"], took[precision])
+            against = f"item_vectors: {precision}; sentence-transformers' encode, same weights; goal: 2.5"
+            figures.add(f"{name}.speedup_over_sentence_transformers", value, "×", against, runs)
+            cosine = (found[precision] * found["other"]).sum(axis=1).min()
+            figures.add(f"{name}.min_cosine", float(cosine), "", "its vectors; goal: 0.995")
+            rate = texts / statistics.median(took[precision])
+            figures.add(f"{name}.texts_per_second", rate, "texts/s", "nothing: of this machine")
 
 
 def _torch(catalogue: Vectors) -> Search:

@@ -304,7 +304,7 @@ def status() -> None:
     _ = home.shop  # whatever is wrong with shop.yaml comes first
     if not (home.dagster / "dagster.yaml").exists():
         raise NextStepError(f"{home.root} is not set up yet. Run: nightshelf init (or: nightshelf demo)")
-    with _instance(home) as instance:
+    with _instance(home, runs=False) as instance:
         _console().print(status_page(home, instance, datetime.now(UTC)))
 
 
@@ -408,7 +408,9 @@ def _require_free(port: int) -> None:
 
 
 @contextmanager
-def _instance(home: Home) -> Iterator[DagsterInstance]:
+def _instance(home: Home, *, runs: bool = True) -> Iterator[DagsterInstance]:
+    if runs:
+        _start_step_server(home)  # before Dagster is loaded here: it takes the server as long
     from orchestration.instance import instance_of, prepare_instance
     from orchestration.launcher import fail_lost_runs
 
@@ -417,6 +419,16 @@ def _instance(home: Home) -> Iterator[DagsterInstance]:
         for run in fail_lost_runs(instance, home):
             _console().print(f"Run {run[:8]} was cut short and is marked as failed.")
         yield instance
+
+
+def _start_step_server(home: Home) -> None:
+    from orchestration.preload import start_step_server
+    from orchestration.progress import noise_into
+
+    os.environ["DAGSTER_HOME"] = str(home.dagster)  # steps have the environment of their server
+    home.dagster.mkdir(parents=True, exist_ok=True)
+    with noise_into(home.dagster / "command.log", _console()):
+        start_step_server(home.shop)
 
 
 def _say(text: str) -> None:

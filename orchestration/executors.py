@@ -11,10 +11,8 @@ between runs, whatever was killed, is the lease that the training process itself
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 from collections.abc import Iterator
-from multiprocessing import forkserver
 from typing import TYPE_CHECKING, cast
 
 import dagster as dg
@@ -23,37 +21,13 @@ from dagster._core.execution.retries import RetryMode
 from dagster._core.executor.multiprocess import MultiprocessExecutor
 
 from orchestration.launcher import run_lease
+from orchestration.preload import PRELOAD
 from resources.devices import TAG, VARIABLE
 from resources.home import Home, Shop
 
 if TYPE_CHECKING:
     from dagster._core.execution.context.system import PlanOrchestrationContext
     from dagster._core.execution.plan.plan import ExecutionPlan
-
-PRELOAD = (
-    "dagster._core.executor.multiprocess",  # Dagster wants it to be the first
-    "orchestration.definitions",
-    # What Dagster loads late, and so in every step anew: instance and storages, with all of SQLAlchemy.
-    *("dagster._utils.test.definitions", "dagster._core.instance.factory", "dagster._core.instance.runs"),
-    *("dagster._core.storage.root", "dagster._core.storage.local_compute_log_manager"),
-    *("dagster._core.secrets.loader", "upath.core", "upath.implementations.local"),
-    # What a run is started with, by us and by Dagster: each step loads that again.
-    *("orchestration.cli", "dagster._cli"),
-    # What nearly every step of ours loads.
-    *("duckdb", "assets.logs.raw_zone"),
-    "orchestration.step_server",  # stays the last: it freezes what has been loaded
-)
-"""Modules that the server of the steps loads once; one that is not there is passed over."""
-
-
-def start_step_server(shop: Shop) -> None:
-    """Have the server of the steps load its modules beside what this process does until the first of them;
-    nothing where steps do not come from it.
-    """
-    if executor_of(shop) is device_executor:
-        # Dagster's executor asks for the same server with the same list, and finds it running.
-        multiprocessing.set_forkserver_preload(list(PRELOAD))
-        forkserver.ensure_running()
 
 
 class LeasedExecutor(MultiprocessExecutor):

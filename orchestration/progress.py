@@ -39,7 +39,7 @@ def watched(
     """
     console.print(f"[bold]{escape(what)}[/bold]")
     under_way: list[str] = []
-    with _noise_into(home.dagster / "command.log", console), console.status("starting") as status:
+    with noise_into(home.dagster / "command.log", console), console.status("starting") as status:
 
         def show(change: StepChange) -> None:
             # A step can end without having begun (its process died), or begin twice (it is tried again).
@@ -61,7 +61,7 @@ def watched(
 
 
 @contextmanager
-def _noise_into(file: Path, console: Console) -> Iterator[None]:
+def noise_into(file: Path, console: Console) -> Iterator[None]:
     """Put what this process and its children print into a file, all but the console's own lines.
 
     dbt, torch and Dagster would tear up the progress; step processes inherit where they print to.

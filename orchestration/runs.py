@@ -76,7 +76,7 @@ def run_job(
     from dagster._core.definitions.reconstruct import ReconstructableRepository
     from dagster._core.execution.api import execute_run_iterator
 
-    from orchestration.executors import start_step_server
+    from orchestration.preload import start_step_server
 
     began = time.monotonic()
     start_step_server(Home.current().shop)

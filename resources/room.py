@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from resources.home import Home
 
 MEMORY_LIMIT = "NIGHTSHELF_MEMORY_LIMIT"
-"""Environment variable: memory that DuckDB may use for tables, like 4GB; else 80 % of the machine's."""
+"""Environment variable: memory that DuckDB may use, like 4GB; else 80 % of the machine's, and less in dbt
+(macro `hold_memory`)."""
 
 _DISK = (
     os.strerror(errno.ENOSPC),

@@ -43,7 +43,7 @@ FORGOTTEN = 7 * 86400.0
 COMPLAINT = 2000
 """Characters of the worker's standard error that go into an error message."""
 MADE_OF = "made_of.json"
-LIBRARIES = ("lightgbm", "numpy", "tokenizers", "torch", "transformers")
+LIBRARIES = ("lightgbm", "numpy", "openvino", "tokenizers", "torch", "transformers")
 """Whose versions may change what comes of a training."""
 
 

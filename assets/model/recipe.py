@@ -42,6 +42,7 @@ class Recipe:
     clip: float = _number(1.0, 0)  # largest gradient norm; keeps one odd batch from undoing many
     class_weights: str = _one_of("none", "balanced")  # balanced: a rare label counts as much as a common one
     contrast: float = _number(0, 0)  # weight of the loss that draws together what shoppers bring together
+    item_vectors: str = _one_of("native", "int8")  # int8 encodes faster on a CPU; needs nightshelf[int8]
     sequence_epochs: int = _number(30, 0, 1000)  # of the sequence model, at most; 0 for none
     sequence_width: int = _number(128, 8, 4096)  # of its vectors; twice that measured no better on Beauty
     rank_from: int = _number(5000, 1)  # shoppers of the dev day that the ranker learns from, at most

@@ -321,11 +321,14 @@ def _parser() -> argparse.ArgumentParser:
 def _save(trained: Trained, tokenizer: Any, recipe: Recipe, folder: Path) -> None:
     from safetensors.torch import save_file
 
+    from assets.model.vectors import encode_as
+
     network, encoder = trained.network.cpu(), trained.network.encoder
     tokenizer.model_max_length = min(tokenizer.model_max_length, recipe.max_length)
     encoder.save_pretrained(folder / "encoder")
     crash_point("train.encoder_written")
     tokenizer.save_pretrained(folder / "encoder")
+    encode_as(folder / "encoder", recipe.item_vectors)
     head = {
         name: weight.contiguous()
         for name, weight in network.state_dict().items()

@@ -16,6 +16,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -26,6 +27,12 @@ from resources.aside import replacing
 from resources.crash import crash_point
 from resources.devices import CPU, LEASED
 
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+    from assets.model.eight_bits import Encode
+
 SCHEME = "mean-pooled, 2"
 """Part of the encoder hash; to be changed with the way in which a vector is made."""
 TOKENS = {"cpu": 4096, "cuda": 65_536}
@@ -34,6 +41,8 @@ SAVE_EVERY = 20.0
 """Seconds of encoding after which vectors are written, so that an interruption loses no more than that."""
 LONGEST = 512
 """Tokens, where the tokenizer sets no bound of its own."""
+PRECISION = "item_vectors.txt"
+"""File of an encoder that says how it encodes, so part of its hash: a word of a recipe's `item_vectors`."""
 
 Log = Callable[[str], None]
 
@@ -80,6 +89,12 @@ def encoder_hash(encoder_dir: Path) -> str:
             content = hashlib.file_digest(stream, "sha256").hexdigest()
         digest.update(f"\0{file.relative_to(encoder_dir).as_posix()}\0{content}".encode())
     return digest.hexdigest()[:16]
+
+
+def encode_as(encoder_dir: Path, precision: str) -> None:
+    """Have this encoder's vectors made in another precision than the device's own: `int8`, on a CPU."""
+    if precision != "native":
+        (encoder_dir / PRECISION).write_text(precision, encoding="utf-8")
 
 
 def _width(encoder_dir: Path) -> int:
@@ -129,25 +144,22 @@ def _encoded(
     import torch
 
     from assets.model.batches import Tokens, longest, of_one_length
-    from assets.model.network import has_bfloat16
     from resources.text_encoder import load_encoder
 
     leased = os.environ.get(LEASED, CPU)
     device = torch.device("cuda" if leased != CPU and torch.cuda.is_available() else "cpu")
     encoder, tokenizer = load_encoder(str(encoder_dir))
-    dtype = torch.bfloat16 if has_bfloat16(device) else torch.float32
-    torch.nn.Module.to(encoder, device, dtype).eval()
     keys = list(texts)
     tokens = Tokens.of(list(texts.values()), tokenizer, longest(encoder, tokenizer, LONGEST))
+    encode = _in_eight_bits if device.type == "cpu" and (encoder_dir / PRECISION).exists() else _natively
+    vectors_of = encode(encoder, device)
     portion: dict[bytes, NDArray[np.float32]] = {}
     began = saved = told = time.monotonic()
     done = 0
     with torch.inference_mode():
         # Of one length: nothing is spent on padding, and a text's vector is the same whatever is beside it.
         for rows in of_one_length(tokens.lengths, TOKENS[device.type]):
-            ids, mask = tokens.batch(rows, device)
-            mean = encoder(input_ids=ids, attention_mask=mask).last_hidden_state.float().mean(1)
-            vectors = torch.nn.functional.normalize(mean, dim=1).cpu().numpy()
+            vectors = vectors_of(*tokens.batch(rows, device))
             portion |= dict(zip((keys[row] for row in rows), vectors, strict=True))
             done, now = done + len(rows), time.monotonic()
             if now - told > 5:
@@ -159,3 +171,24 @@ def _encoded(
     log(f"encoded {done:,} texts in {time.monotonic() - began:.1f} s on {device}")
     if portion:
         yield portion
+
+
+def _natively(encoder: PreTrainedModel, device: torch.device) -> Encode:
+    import torch
+
+    from assets.model.network import has_bfloat16
+
+    dtype = torch.bfloat16 if has_bfloat16(device) else torch.float32
+    torch.nn.Module.to(encoder, device, dtype).eval()
+
+    def encode(ids: torch.Tensor, mask: torch.Tensor) -> NDArray[np.float32]:
+        mean = encoder(input_ids=ids, attention_mask=mask).last_hidden_state.float().mean(1)
+        return torch.nn.functional.normalize(mean, dim=1).cpu().numpy()
+
+    return encode
+
+
+def _in_eight_bits(encoder: PreTrainedModel, device: torch.device) -> Encode:
+    from assets.model.eight_bits import in_eight_bits
+
+    return in_eight_bits(encoder)

@@ -14,8 +14,8 @@ import torch
 from transformers import DistilBertConfig, DistilBertModel
 
 from assets.model.network import has_bfloat16
-from assets.model.vectors import encoder_hash, item_vectors
-from resources.text_encoder import load_encoder, resolve_encoder
+from assets.model.vectors import encode_as, encoder_hash, item_vectors
+from resources.text_encoder import EncoderError, load_encoder, resolve_encoder
 from tests.model.little_shop import ADJECTIVES, NOUNS, tiny_encoder
 
 TEXTS = [f"{a} {n} " + " ".join(ADJECTIVES[: k % 7]) for k, a in enumerate(ADJECTIVES) for n in NOUNS]
@@ -67,6 +67,30 @@ def test_a_text_has_the_same_vector_whatever_is_encoded_beside_it(
         some = random.permutation(len(texts))[:size]
         alone = item_vectors(folder, [texts[n] for n in some], tmp_path / str(size))
         assert (alone == together[some]).all()
+
+
+def test_in_eight_bits_vectors_are_nearly_the_same_and_kept_apart(tmp_path: Path) -> None:
+    folder, texts = tmp_path / "encoder", TEXTS[:60]
+    shutil.copytree(resolve_encoder("default"), folder)
+    native = encoder_hash(folder)
+    encode_as(folder, "int8")
+    assert encoder_hash(folder) != native
+    found = item_vectors(folder, texts, tmp_path / "vectors")
+    cosine = (found * reference(folder, texts)).sum(axis=1)
+    assert 0.995 < cosine.min() < 0.9999
+    alone = item_vectors(folder, texts[:7], tmp_path / "alone")
+    assert (alone == found[:7]).all()
+
+
+def test_eight_bits_without_openvino_name_what_to_install(
+    encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "encoder"
+    shutil.copytree(encoder, folder)
+    encode_as(folder, "int8")
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(EncoderError, match=r"pip install 'nightshelf\[int8\]'"):
+        item_vectors(folder, TEXTS[:3], tmp_path / "vectors")
 
 
 def test_only_unseen_texts_are_encoded(encoder: Path, tmp_path: Path) -> None:

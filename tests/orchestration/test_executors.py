@@ -20,7 +20,8 @@ JOB = """
 import json, os, sys, time
 from multiprocessing import forkserver
 import dagster as dg
-from orchestration.executors import device_executor, start_step_server
+from orchestration.executors import device_executor
+from orchestration.preload import start_step_server
 from resources.devices import TAG
 from resources.home import Shop
 
@@ -117,7 +118,7 @@ def test_without_a_setting_steps_run_on_this_machine() -> None:
 
 SERVER = """
 import gc, importlib, json, sys, threading
-from orchestration.executors import PRELOAD
+from orchestration.preload import PRELOAD
 for name in PRELOAD:
     importlib.import_module(name)
 frozen = gc.get_freeze_count()

@@ -80,6 +80,9 @@ def test_portions_give_the_tables_of_the_whole(weekend: Home, new_raw_zone: Call
     for model, portions in (("lbl_behaviors", 4), ("lbl_next_item", 9)):
         (ran,) = (zone.home.root / "target" / "run").rglob(f"{model}.sql")
         assert ran.read_text().count("insert into") >= portions, model
+    held_to = re.search(r"set memory_limit = '(\d+)B'", (zone.home.root / "target" / "dbt.log").read_text())
+    assert held_to
+    assert int(held_to[1]) <= 2_500_000_000
 
 
 def test_a_table_of_other_columns_than_its_model_is_left_alone(
