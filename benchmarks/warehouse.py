@@ -274,7 +274,7 @@ def picture(measured: Sequence[Size]) -> Figure:
             if points:
                 label = name.partition("_")[0].replace("duckdb", "DuckDB alone")
                 axis.plot(*zip(*points, strict=True), marker="o", label=label, lw=2 if "night" in name else 1)
-        axis.set(xscale="log", yscale="log")
+        axis.set(xscale="log", ylim=(0, None))
         axis.set(title=title, xlabel="events", ylabel="microseconds per event")
         axis.spines[["top", "right"]].set_visible(False)
         axis.legend(frameon=False)

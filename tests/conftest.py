@@ -24,14 +24,19 @@ os.environ.pop("DAGSTER_HOME", None)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
-SHARED = dict.fromkeys(("test_backtest.py", "test_chain.py", "test_ui.py"), "shop")
-"""Files that share what is dear to make."""
+SHARED = {
+    **dict.fromkeys(("test_backtest.py", "test_chain.py", "test_ui.py"), "shop"),
+    "warehouse": "weekend",
+}
+"""Files and folders that share what is dear to make."""
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where several workers share the tests, a file stays with one of them: its fixtures are made once."""
+    """Where several workers share the tests, those of a group stay with one of them, and go first."""
     for item in items:
-        item.add_marker(pytest.mark.xdist_group(SHARED.get(item.path.name, str(item.path))))
+        if group := SHARED.get(item.path.name) or SHARED.get(item.path.parent.name):
+            item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture

@@ -1,13 +1,12 @@
 """The dbt project as assets: cleaned, labelled and standardised tables, a window of nights in one dbt run."""
 
-import hashlib
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import chdir, contextmanager
 from datetime import date
 from functools import cached_property
-from importlib.metadata import version as version_of
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
@@ -69,7 +68,7 @@ class Dbt(DbtCliResource):
 
     @cached_property
     def _cli_version(self) -> Version:
-        return Version(version_of("dbt-core"))
+        return Version(version("dbt-core"))
 
     def _initialize_dbt_core_adapter(self, args: Sequence[str]) -> Any:
         """Not yet: it costs seconds, and only columns that are not known ask for it."""
@@ -214,11 +213,13 @@ def _columns(
     They follow from the SQL alone, and to find them takes longer than dbt needs to start. So they are kept,
     and looked for where the project or what reads it has changed.
     """
+    from assets.logs.raw_zone import version_of
+
     reads = [
         Path(__file__).read_text(encoding="utf-8"),
-        *map(version_of, ("dagster-dbt", "sqlglot", "duckdb")),
+        *map(version, ("dagster-dbt", "sqlglot", "duckdb")),
     ]
-    made_of = hashlib.sha256("\0".join([project_version(), *reads]).encode()).hexdigest()
+    made_of = version_of([project_version(), *reads])
     known = known_columns(home, made_of)
     new = [event for event in events if _node(event) and _node(event) not in known]
     if new:
