@@ -19,7 +19,7 @@ test: $(STAMP)
 	$(BIN)/lint-imports
 	cd dbt && ../$(BIN)/sqlfluff lint --disable-progress-bar .
 	$(BIN)/dg check defs
-	$(BIN)/pytest -n 2 --dist loadgroup
+	$(BIN)/pytest -n 2
 
 # The long forms of what docs/reliability.md promises; `make test` holds a sample of each.
 crash-test: $(STAMP)
