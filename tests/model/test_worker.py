@@ -24,7 +24,7 @@ from assets.model.recipe import load_recipe
 from assets.model.sequence import SequenceModel
 from assets.model.snapshot import Snapshot, write_snapshot
 from assets.model.train import work
-from assets.model.vectors import item_vectors
+from assets.model.vectors import PRECISION, encoder_hash, item_vectors
 from resources.devices import lease_devices
 from resources.home import Home
 from tests.model.little_shop import D, little_warehouse, tiny_encoder
@@ -138,6 +138,21 @@ def test_it_trains_alone_repeatably_and_needs_no_more_than_a_gpu_machine_has(
     vectors = item_vectors(tmp_path / "one" / "encoder", texts, tmp_path / "vectors", told.append)
     assert told == []  # the worker has encoded them all
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+
+
+def test_a_recipe_says_how_its_items_are_encoded(
+    snapshot: Snapshot, recipe: Callable[[str], Path], tmp_path: Path
+) -> None:
+    encoders = {}
+    for how in ("native", "int8"):
+        asked = load_recipe(str(recipe(f"max_steps: 1\nitem_vectors: {how}")))
+        work(snapshot, asked, tmp_path / how, tmp_path / "vectors", lambda event: None)
+        encoders[how] = tmp_path / how / "encoder"
+    assert not (encoders["native"] / PRECISION).exists()
+    assert (encoders["int8"] / PRECISION).read_text() == "int8"
+    made = {folder.name for folder in (tmp_path / "vectors").iterdir()}
+    assert made == {encoder_hash(encoder) for encoder in encoders.values()}
+    assert len(made) == 2
 
 
 def test_two_sequence_models_each_know_what_they_may(
