@@ -144,6 +144,7 @@ def _encoded(
     import torch
 
     from assets.model.batches import Tokens, longest, of_one_length
+    from assets.model.eight_bits import in_eight_bits
     from resources.text_encoder import load_encoder
 
     leased = os.environ.get(LEASED, CPU)
@@ -151,8 +152,8 @@ def _encoded(
     encoder, tokenizer = load_encoder(str(encoder_dir))
     keys = list(texts)
     tokens = Tokens.of(list(texts.values()), tokenizer, longest(encoder, tokenizer, LONGEST))
-    encode = _in_eight_bits if device.type == "cpu" and (encoder_dir / PRECISION).exists() else _natively
-    vectors_of = encode(encoder, device)
+    in_eight = device.type == "cpu" and (encoder_dir / PRECISION).exists()
+    vectors_of = in_eight_bits(encoder) if in_eight else _natively(encoder, device)
     portion: dict[bytes, NDArray[np.float32]] = {}
     began = saved = told = time.monotonic()
     done = 0
@@ -186,9 +187,3 @@ def _natively(encoder: PreTrainedModel, device: torch.device) -> Encode:
         return torch.nn.functional.normalize(mean, dim=1).cpu().numpy()
 
     return encode
-
-
-def _in_eight_bits(encoder: PreTrainedModel, device: torch.device) -> Encode:
-    from assets.model.eight_bits import in_eight_bits
-
-    return in_eight_bits(encoder)
