@@ -75,9 +75,8 @@ class Dbt(DbtCliResource):
         return None
 
     def adapter(self) -> Any:
-        """dbt's own connection to the warehouse, to read from."""
-        with chdir(self.project_dir):
-            return super()._initialize_dbt_core_adapter(build_args())
+        """dbt's own connection to the warehouse, to read from; asked for in the project's folder."""
+        return super()._initialize_dbt_core_adapter(build_args())
 
 
 # The rest of COMMAND goes before dbt's own words: so dbt is started by what ends it with this process.
@@ -224,12 +223,14 @@ def _columns(
     new = [event for event in events if _node(event) and _node(event) not in known]
     if new:
         try:
-            invocation.adapter = dbt.adapter()
-            for event in DbtEventIterator(iter(new), invocation).fetch_column_metadata():
-                if found := _described(event, invocation):
-                    known[_node(event)] = {
-                        name: dg.serialize_value(cast("Any", value)) for name, value in found.items()
-                    }
+            # dagster-dbt's threads go to the project's folder and back, each to where it found the process.
+            with chdir(dbt.project_dir):
+                invocation.adapter = dbt.adapter()
+                for event in DbtEventIterator(iter(new), invocation).fetch_column_metadata():
+                    if found := _described(event, invocation):
+                        known[_node(event)] = {
+                            name: dg.serialize_value(cast("Any", value)) for name, value in found.items()
+                        }
         finally:
             _let_go(invocation)
         keep_columns(home, made_of, known)
