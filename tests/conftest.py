@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from xdist.scheduler import LoadScopeScheduling
@@ -47,6 +48,16 @@ class Sharing(LoadScopeScheduling):
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Sharing:
     """Where several workers share the tests."""
     return Sharing(config, log)
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A process of ours says in its environment which home it works on, and keeps it; one that runs many
+    tests must not. Nor does a test leave it in another folder.
+    """
+    with mock.patch.dict(os.environ):
+        yield
+    assert Path.cwd() == request.config.invocation_params.dir
 
 
 @pytest.fixture
