@@ -246,20 +246,21 @@ class Mapping:
             verbatim: values as they are. Else their shape, for any column can hold a user id by mistake.
         """
         faults = self.faults()
-        values = [f"left({fault.value}, {_LONGEST_VALUE})" for fault in faults]
-        cases = {
-            "reason": [literal(fault.reason) for fault in faults],
-            "field": [literal(fault.field) for fault in faults],
-            "value": [value if verbatim else shape(value) for value in values],
-            "detail": [literal(fault.detail) for fault in faults],
-        }
-        columns = ", ".join(
-            "CASE fault "
-            + " ".join(f"WHEN {n} THEN {sql}" for n, sql in enumerate(options, 1))
-            + f" END AS {name}"
-            for name, options in cases.items()
+        reason, field, value, detail = (
+            f"CASE fault {' '.join(f'WHEN {n} THEN {sql}' for n, sql in enumerate(options, 1))} END"
+            for options in (
+                [literal(fault.reason) for fault in faults],
+                [literal(fault.field) for fault in faults],
+                [fault.value for fault in faults],
+                [literal(fault.detail) for fault in faults],
+            )
         )
-        return f"SELECT line, {columns} FROM parsed WHERE fault > 0"
+        value = f"left({value}, {_LONGEST_VALUE})"
+        return f"""
+            SELECT line, {reason} AS reason, {field} AS field, {value if verbatim else shape(value)} AS value,
+                {detail} AS detail
+            FROM parsed WHERE fault > 0
+        """
 
     def identifiers(self) -> list[str]:
         """Fields of this file that pseudonyms take the place of."""
@@ -452,7 +453,11 @@ def leftover(columns: dict[str, str]) -> str:
         f"{literal(json.dumps(name, ensure_ascii=False) + ':')} || CAST(to_json({sql}) AS VARCHAR)"
         for name, sql in columns.items()
     )
-    return f"'{{' || nullif(concat_ws(',', {parts}), '') || '}}'"
+    some = f"'{{' || nullif(concat_ws(',', {parts}), '') || '}}'"
+    # Where none is NULL, which is usual, there is a quicker way.
+    members = ", ".join(f"{literal(name)}, {sql}" for name, sql in columns.items())
+    all_there = " AND ".join(f"{sql} IS NOT NULL" for sql in columns.values())
+    return f"CASE WHEN {all_there} THEN CAST(json_object({members}) AS VARCHAR) ELSE {some} END"
 
 
 def leftover_json(document: str, paths: Sequence[str]) -> str:

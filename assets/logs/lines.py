@@ -23,11 +23,16 @@ from typing import IO, Any
 
 import numpy as np
 
-BLOCK = 32 << 20
-"""Bytes that are read and parsed at once."""
+BLOCK = 2 << 20
+"""Bytes that are looked through at once: few enough to stay in the processor's cache, which takes half the
+time.
+"""
 
 LONGEST_LINE = 1 << 20
 """Bytes of the longest line that is read; a longer one is refused."""
+
+NO_TEXT = 32 << 20
+"""Bytes of a line for which its whole file is refused: it will be no text file."""
 
 LARGEST = 64 << 30
 """Bytes of the largest file that is read, decompressed."""
@@ -192,17 +197,17 @@ def raw_blocks(stream: IO[bytes], size: int = BLOCK) -> Iterator[bytes]:
     """The stream in pieces of about `size` bytes that end with a line end.
 
     Raises:
-        FileRefusedError: a line runs on for a whole block.
+        FileRefusedError: a line runs on and on.
     """
     rest = b""
     while part := stream.read(size):
         end = part.rfind(b"\n") + 1
         if not end:
             rest += part
-            if len(rest) > max(size, LONGEST_LINE):
+            if len(rest) > NO_TEXT:
                 raise FileRefusedError(
                     "line_too_long",
-                    f"a line is longer than {size >> 20} MiB. Is this a text file with line ends?",
+                    f"a line is longer than {NO_TEXT >> 20} MiB. Is this a text file with line ends?",
                 )
             continue
         yield b"".join((rest, memoryview(part)[:end]))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from assets.logs.lines import FileRefusedError, opened
-from assets.logs.raw_zone import read_in_child
+from assets.logs.readers import readers
 from assets.logs.sources import COMPRESSIONS, FileSpec, Ignored, Source, load_source
 from resources.home import BEHAVIORS, Home
 from resources.identity import IdentityKey
@@ -77,17 +77,18 @@ def check_source(source_file: Path, sample: Path, home: Home) -> Preview:
         out.mkdir()
         try:
             name = _beginning(sample, copy, spec)
-            answer = read_in_child(
-                copy,
-                out,
-                spec,
-                source,
-                load_id="preview",
-                file=name,
-                home=home,
-                key=IdentityKey.throwaway(),
-                verbatim=True,
-            )
+            with readers(1) as parsing:
+                answer = parsing.read(
+                    copy,
+                    out,
+                    spec,
+                    source,
+                    load_id="preview",
+                    file=name,
+                    home=home,
+                    key=IdentityKey.throwaway(),
+                    verbatim=True,
+                )
         except FileRefusedError as error:
             where = f"{error.field}: " if error.field else ""
             return Preview(source.name, spec.kind, problems=[*problems, f"{sample}: {where}{error.detail}"])

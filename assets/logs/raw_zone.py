@@ -10,20 +10,16 @@ The publisher's file stays where it is.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from io import BufferedReader
 from pathlib import Path
 from typing import Any
@@ -42,6 +38,7 @@ from assets.logs.drop import (
     plain_files,
 )
 from assets.logs.lines import LARGEST, FileRefusedError
+from assets.logs.readers import READER_FAILED, Readers, readers
 from assets.logs.sources import FileSpec, Ignored, Source, read_sources
 from resources.aside import replacing
 from resources.crash import crash_point
@@ -53,15 +50,12 @@ from resources.room import lack
 AT_ONCE = 2
 """Files that are parsed at the same time."""
 
-CHILD_SECONDS = 6 * 3600
-"""Wall-clock time after which a reader is ended."""
-
 MOST_ATTEMPTS = 3
 """A reader that fails may have been killed, or the disk was full: the file is not judged by one failure."""
 
 LOADED, PARTLY, REFUSED, DUPLICATE = "loaded", "partly_loaded", "refused", "duplicate"
-STILL_WRITTEN, READER_FAILED, NOT_USED = "still_written", "reader_failed", "not_used"
-"""Reasons that something hangs on, among those for which whole files are refused."""
+STILL_WRITTEN, NOT_USED = "still_written", "not_used"
+"""Reasons that something hangs on, among those for which whole files are refused; and `READER_FAILED`."""
 
 _CHUNK = 4 << 20
 
@@ -151,7 +145,7 @@ def take_in_all(home: Home, log: Callable[[str], None] = lambda message: None) -
         if not ready:
             return []
         log(f"{len(ready)} files to take in")
-        with ThreadPoolExecutor(AT_ONCE) as pool:
+        with readers(min(AT_ONCE, len(ready))) as parsing, ThreadPoolExecutor(AT_ONCE) as pool:
             # Two names for the same bytes must not be read side by side, so files are told apart first.
             marks = dict(zip(ready, pool.map(zone.identify, ready), strict=True))
             crash_point("ingest.identified")
@@ -159,14 +153,15 @@ def take_in_all(home: Home, log: Callable[[str], None] = lambda message: None) -
             for file, mark in marks.items():
                 if mark:
                     firsts.setdefault(mark, file)
-            zone.at_once = min(AT_ONCE, max(1, len(firsts)))
-            tried = {file: pool.submit(zone.take_in, file, mark[1]) for mark, file in firsts.items()}
-        # One that asks for more room than there is does not keep out those after it.
-        failed = next((error for one in tried.values() if (error := one.exception())), None)
-        done = {file: one.result() for file, one in tried.items() if not one.exception()}
-        done |= {
-            file: zone.take_in(file, mark[1]) for file, mark in marks.items() if mark and file not in tried
-        }
+            tried = {file: pool.submit(zone.take_in, file, mark[1], parsing) for mark, file in firsts.items()}
+            # One that asks for more room than there is does not keep out those after it.
+            failed = next((error for one in tried.values() if (error := one.exception())), None)
+            done = {file: one.result() for file, one in tried.items() if not one.exception()}
+            done |= {
+                file: zone.take_in(file, mark[1], parsing)
+                for file, mark in marks.items()
+                if mark and file not in tried
+            }
         crash_point("ingest.all_taken_in")
         zone.remember()
         crash_point("ingest.remembered")
@@ -280,7 +275,6 @@ class _RawZone:
     def __init__(self, home: Home, log: Callable[[str], None]) -> None:
         prepare(home)
         self.home, self.log = home, log
-        self.at_once = AT_ONCE
         self.sources, self.faults = read_sources(home)
         self.key = IdentityKey.load(home)
         self.seen_file = home.loads.parent / "seen.json"
@@ -304,7 +298,7 @@ class _RawZone:
         self.seen[self._path(file)] = [*(mark or ()), digest]
         return self._source_name(file), digest
 
-    def take_in(self, file: Path, digest: str) -> Outcome | None:
+    def take_in(self, file: Path, digest: str, parsing: Readers) -> Outcome | None:
         """The outcome of the file that has been found to have this SHA-256; None where it cannot be read, and
         the log says why.
 
@@ -312,7 +306,7 @@ class _RawZone:
             OSError: there is no room left, on the disk or in memory.
         """
         try:
-            return self._taken_in(file, digest)
+            return self._taken_in(file, digest, parsing)
         except OSError as error:
             if lack(error):
                 raise
@@ -322,7 +316,7 @@ class _RawZone:
     def _leave_waiting(self, file: Path, error: OSError) -> None:
         self.log(f"{self._path(file)}: cannot be read ({error.strerror}); it waits for the next time")
 
-    def _taken_in(self, file: Path, digest: str) -> Outcome:
+    def _taken_in(self, file: Path, digest: str, parsing: Readers) -> Outcome:
         began, clock = datetime.now(UTC), time.monotonic()
         source_name = self._source_name(file)
         load_id = _load_id(source_name, digest)
@@ -352,9 +346,9 @@ class _RawZone:
             copied = _copy(open_plain(self.home.drop, file), copy) if blank.bytes <= LARGEST else None
             try:
                 self._check_copy(copied, blank, told)
-                outcome = self._read(copy, blank, source, load)
+                outcome = self._read(copy, blank, source, load, parsing)
             except FileRefusedError as error:
-                outcome = _refused(error, copy, blank, load)
+                outcome = _refused(error, copy, blank, load, parsing)
             except Exception as error:
                 if lack(error):
                     raise
@@ -362,7 +356,7 @@ class _RawZone:
                 failed = FileRefusedError(
                     READER_FAILED, f"taking it in failed with {type(error).__name__}. Please report it."
                 )
-                outcome = _refused(failed, copy, blank, load)
+                outcome = _refused(failed, copy, blank, load, parsing)
             outcome = replace(outcome, seconds=round(time.monotonic() - clock, 3))
             crash_point("ingest.rows_written")
             _write_json(load / "outcome.json", asdict(outcome))
@@ -404,7 +398,9 @@ class _RawZone:
                 STILL_WRITTEN, f"its content is not what {name} says. It will be tried again."
             )
 
-    def _read(self, copy: Path, blank: Outcome, source: Source | None, load: Path) -> Outcome:
+    def _read(
+        self, copy: Path, blank: Outcome, source: Source | None, load: Path, parsing: Readers
+    ) -> Outcome:
         if source is None:
             raise self._no_source(blank)
         name = Path(blank.file).name
@@ -420,10 +416,9 @@ class _RawZone:
             raise FileRefusedError(NOT_USED, f"{spec.reason}.")
         load.mkdir()
         crash_point("ingest.copied")
-        answer = read_in_child(
-            copy, load, spec, source,
-            load_id=blank.load_id, file=blank.file, home=self.home, key=self.key, at_once=self.at_once,
-        )  # fmt: skip
+        answer = parsing.read(
+            copy, load, spec, source, load_id=blank.load_id, file=blank.file, home=self.home, key=self.key
+        )
         crash_point("ingest.reader_done")
         detail = "; ".join(answer.pop("notes"))
         status = LOADED
@@ -491,96 +486,7 @@ class _RawZone:
         return folder if slash else ""
 
 
-def read_in_child(
-    copy: Path,
-    out: Path,
-    spec: FileSpec,
-    source: Source,
-    *,
-    load_id: str,
-    file: str,
-    home: Home,
-    key: IdentityKey,
-    at_once: int = AT_ONCE,
-    verbatim: bool = False,
-) -> dict[str, Any]:
-    """Have a process of its own parse a file (see `assets.logs.reader`).
-
-    Args:
-        copy: the bytes to read, under a name of ours.
-        out: an empty folder for what comes of them.
-        spec: the section of the source that the file falls under.
-        source: the source.
-        load_id: goes into every row.
-        file: path that the publisher's file has in the drop folder.
-        home: whose shop's day and time zone apply.
-        key: what pseudonyms are made with.
-        at_once: files that share the processors.
-        verbatim: whether rejects show values as they are. Never where they are kept.
-
-    Returns:
-        Its tally: Outcome's counts, days and `notes`.
-
-    Raises:
-        FileRefusedError: the file as a whole cannot be taken in, or the reader died of it.
-    """
-    latest = spec.window.latest or datetime.now(home.shop.zone).date() + timedelta(days=1)
-    job = {
-        "copy": str(copy),
-        "file": Path(file).name,
-        "path": file,
-        "source": source.name,
-        "spec": spec.model_dump(mode="json"),
-        "zone": source.timezone or home.shop.timezone,
-        "shop_zone": home.shop.timezone,
-        "namespace": source.namespace,
-        "key": key.hex,
-        "load_id": load_id,
-        "latest": latest.isoformat(),
-        "out": str(out),
-        "threads": max(1, (os.cpu_count() or 1) // at_once),
-        "verbatim": verbatim,
-    }
-    return _ask_child(job)
-
-
-def _ask_child(job: dict[str, Any]) -> dict[str, Any]:
-    try:
-        child = subprocess.run(
-            [sys.executable, "-m", "assets.logs.reader"],
-            input=json.dumps(job).encode(),
-            capture_output=True,
-            cwd=Path(__file__).parents[2],
-            env=os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
-            timeout=CHILD_SECONDS,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise FileRefusedError(
-            READER_FAILED, f"reading took over {CHILD_SECONDS} s. Split the file."
-        ) from error
-    if child.returncode > 0 and (lacking := lack(child.stderr.decode(errors="replace"))):
-        raise _no_room(lacking)  # it cannot even begin
-    if child.returncode != 0 or not child.stdout:
-        code = child.returncode
-        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
-        raise FileRefusedError(
-            READER_FAILED, f"the reader {how}. If that goes on, drop the file in parts to find what does it."
-        )
-    answer = dict(json.loads(child.stdout))
-    if "lack" in answer:
-        raise _no_room(answer["lack"])
-    if "refused" in answer:
-        raise FileRefusedError(answer["refused"], answer["detail"], answer["field"], answer.get("lines"))
-    return answer
-
-
-def _no_room(lacking: str) -> OSError:
-    code = errno.ENOSPC if lacking == "disk" else errno.ENOMEM
-    return OSError(code, os.strerror(code))
-
-
-def _refused(error: FileRefusedError, copy: Path, blank: Outcome, load: Path) -> Outcome:
+def _refused(error: FileRefusedError, copy: Path, blank: Outcome, load: Path, parsing: Readers) -> Outcome:
     """The outcome of a file of which nothing was taken in: all of its lines are refused, by one reject on
     line 0.
     """
@@ -595,18 +501,10 @@ def _refused(error: FileRefusedError, copy: Path, blank: Outcome, load: Path) ->
     crash_point("ingest.refusal_written")
     lines = error.lines
     if lines is None:
-        lines = _lines_of(copy, blank.file) if copy.exists() else 0
+        lines = parsing.lines(copy, blank.file) if copy.exists() else 0
     return replace(
         blank, lines=lines, lines_refused=lines, rows_refused=lines, reason=error.reason, detail=detail
     )
-
-
-def _lines_of(copy: Path, file: str) -> int:
-    """Lines as a process of its own counts them, for only that looks into files; 0 where it dies of it."""
-    try:
-        return int(_ask_child({"copy": str(copy), "file": Path(file).name})["lines"])
-    except FileRefusedError:
-        return 0
 
 
 def _is_to_be_tried_again(before: Outcome, contract: str) -> bool:

@@ -1,30 +1,30 @@
-"""The child process that parses one file: `python -m assets.logs.reader`.
+"""The processes that parse files, each a single one: `python -m assets.logs.reader` forks them off.
 
-Foreign bytes can kill a parser, so nothing but this process ever looks into a file. It works on a private
+Foreign bytes can kill a parser, so nothing but such a process ever looks into a file. It works on a private
 copy under a name of ours, within limits of memory, time and disk that the kernel holds, and writes to a
-folder that counts only once its parent has renamed it. The job comes as JSON on standard input (the identity
-key with it: it is in no argument and no file), the result goes as JSON to standard output. A job without a
-`spec` asks for no more than the number of lines.
+folder that counts only once its parent has renamed it. Jobs come on standard input, a line of JSON each (the
+identity key with it: it is in no argument and no file); results go to standard output, a line of JSON each:
+`ended`, an exit code, where the process died of the file. A job without a `spec` asks for no more than the
+number of lines.
 
 Nothing of the file's content goes anywhere else: a parser's own messages quote rows, and rows hold user ids.
 """
 
 from __future__ import annotations
 
-import ctypes
 import difflib
+import gc
 import json
 import os
 import re
 import resource
-import signal
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import duckdb
 import numpy as np
@@ -43,6 +43,7 @@ from assets.logs.lines import (
 )
 from resources.crash import crash_point
 from resources.identity import IdentityKey, pseudonym_sql
+from resources.parent import PARENT, die_with
 from resources.room import lack
 
 if TYPE_CHECKING:
@@ -57,6 +58,12 @@ LARGEST_OUTPUT = 64 << 30
 SECONDS, SECONDS_PER_MIB = 120, 10
 """Processor time that a file may take."""
 
+TEXT_BYTES = 64 << 20
+"""Bytes of a text file that are parsed at once."""
+GROUP = 30_720
+"""Rows of a group of Parquet: DuckDB gathers a group's before it writes them, and memory that is used again
+needs not be had from the kernel.
+"""
 PARQUET_ROWS = 500_000
 """Rows of a Parquet file that are parsed at once."""
 _OPEN_FILES = 4096
@@ -101,6 +108,8 @@ class Reader:
         self.db = _locked_down(self.out, job["zone"], job["threads"])
         IdentityKey(bytes.fromhex(job["key"])).give_to(self.db)
         self.db.execute(f"CREATE TEMP TABLE rejects AS {canonical.empty(canonical.REJECTS)}")
+        for name in canonical.IDENTIFIERS:
+            self.db.execute(f"CREATE TEMP TABLE key_{name} (id VARCHAR, key VARCHAR)")
 
     def read(self) -> dict[str, Any]:
         """Parse the whole file.
@@ -133,13 +142,10 @@ class Reader:
             layout = Layout(len(names), form["delimiter"], form["quote"], form["encoding"])
             column = {name: f"c{n}" for n, name in enumerate(names)}
             mapping = self._mapping(column, canonical.leftover(self._unmapped(column)))
-            for block in lines.blocks(layout):
-                self._count_lines(block.lines, block.blank, block.refused)
-                if len(block.numbers):
-                    with self._text(block.data, list(column.values()), layout):
-                        self.db.execute("CREATE OR REPLACE TEMP VIEW raw AS SELECT 0 AS line, * FROM text")
-                        # Taking off blanks that are not there would be a third of the mapping's work.
-                        self._take(replace(mapping, trimmed=not block.blanks), block.numbers)
+            for numbers, blanks in self._texts(lines, list(column.values()), layout):
+                self.db.execute("CREATE OR REPLACE TEMP VIEW raw AS SELECT 0 AS line, * FROM text")
+                # Taking off blanks that are not there would be a third of the mapping's work.
+                self._take(replace(mapping, trimmed=not blanks), numbers)
             self.tally.lines = lines.read
 
     def _read_jsonl(self) -> None:
@@ -170,15 +176,11 @@ class Reader:
         mapping = self._mapping(column, rest, broken)
         with opened(Path(self.job["copy"]), self.job["file"]) as stream:
             lines = Lines(stream, "utf-8")
-            layout = Layout(0, "\x01", None)
-            for block in lines.blocks(layout):
-                self._count_lines(block.lines, block.blank, block.refused)
-                if len(block.numbers):
-                    with self._text(block.data, ["c0"], layout):
-                        self.db.execute("CREATE OR REPLACE TEMP TABLE documents AS SELECT * FROM text")
-                    self._extract(self._numbered("documents", block.numbers), outer, inner, root)
-                    self._take(mapping)
-                    self._note_members()
+            for numbers, _ in self._texts(lines, ["c0"], Layout(0, "\x01", None)):
+                self.db.execute("CREATE OR REPLACE TEMP TABLE documents AS SELECT * FROM text")
+                self._extract(self._numbered("documents", numbers), outer, inner, root)
+                self._take(mapping)
+                self._note_members()
             self.tally.lines = lines.read
         if not self.tally.lines:
             raise FileRefusedError(
@@ -332,28 +334,40 @@ class Reader:
             f"FROM ({query})"
         )
 
-    @contextmanager
-    def _text(self, data: bytes, columns: list[str], layout: Layout) -> Iterator[None]:
-        """Within the block, `text` (c0, c1, …) reads these well-formed records.
+    def _texts(self, lines: Lines, columns: list[str], layout: Layout) -> Iterator[tuple[np.ndarray, bool]]:
+        """Make `text` (c0, c1, …) of `TEXT_BYTES` of well-formed records after the other, as long as there
+        are some: their physical lines, and whether a field may begin or end with a blank.
 
-        They go by way of a file, for DuckDB reads one in parallel; it lies in the private folder and is gone
-        at once.
+        They go by way of a file, for DuckDB reads one in parallel; it lies in the private folder.
         """
         file = self.out / "block.csv"
-        file.write_bytes(data)
+        blocks = lines.blocks(layout)
+        for first in blocks:
+            numbers, blanks = [], False
+            with file.open("wb") as out:
+                for block in chain([first], blocks):
+                    self._count_lines(block.lines, block.blank, block.refused)
+                    out.write(block.data)
+                    numbers.append(block.numbers)
+                    blanks |= block.blanks
+                    if out.tell() >= TEXT_BYTES:
+                        break
+            found = np.concatenate(numbers)
+            if len(found):
+                self._read_text(file, columns, layout)
+                yield found, blanks
+            file.unlink()
+
+    def _read_text(self, file: Path, columns: list[str], layout: Layout) -> None:
         kinds = ", ".join(f"'{name}': 'VARCHAR'" for name in columns)
         quote = _given(layout.quote or "")
-        try:
-            self.db.execute(
-                f"CREATE OR REPLACE TEMP VIEW text AS SELECT * FROM read_csv({_given(str(file))}, "
-                f"columns = {{{kinds}}}, auto_detect = false, header = false, "
-                f"delim = {_given(layout.cut_at)}, quote = {quote}, escape = {quote}, new_line = '\\n', "
-                f"strict_mode = true, null_padding = false, max_line_size = {4 * LONGEST_LINE}, "
-                f"buffer_size = {16 * LONGEST_LINE})"
-            )
-            yield
-        finally:
-            file.unlink()
+        self.db.execute(
+            f"CREATE OR REPLACE TEMP VIEW text AS SELECT * FROM read_csv({_given(str(file))}, "
+            f"columns = {{{kinds}}}, auto_detect = false, header = false, "
+            f"delim = {_given(layout.cut_at)}, quote = {quote}, escape = {quote}, new_line = '\\n', "
+            f"strict_mode = true, null_padding = false, max_line_size = {4 * LONGEST_LINE}, "
+            f"buffer_size = {4 * LONGEST_LINE})"
+        )
 
     def _numbered(self, table: str, numbers: np.ndarray) -> str:
         """Query: the rows of a table made of `text`, with their physical lines.
@@ -431,23 +445,29 @@ class Reader:
             folder = self.out / "events" / f"day={next(iter(days))}"
             folder.mkdir(parents=True, exist_ok=True)
             target = folder / f"part-{self.parts}-0.parquet"
-            self._copy(f"SELECT * EXCLUDE (day) FROM ({events})", target, "FORMAT parquet")
+            self._copy(
+                f"SELECT * EXCLUDE (day) FROM ({events})", target, f"FORMAT parquet, ROW_GROUP_SIZE {GROUP}"
+            )
             return
         self._copy(
             f"{events} ORDER BY day, line",  # else each day's rows are written in scraps
             self.out / "events",
             f"FORMAT parquet, PARTITION_BY (day), FILENAME_PATTERN 'part-{self.parts}-{{i}}', "
-            "OVERWRITE_OR_IGNORE",
+            f"ROW_GROUP_SIZE {GROUP}, OVERWRITE_OR_IGNORE",
         )
 
     def _make_keys(self, name: str) -> None:
-        """Create `key_<name>` (id, key). Few ids stand in many rows, so each is hashed once and joined."""
+        """Create `key_<name>` (id, key). Few ids stand in many rows, so each is hashed once and joined; those
+        of the block before are hashed already.
+        """
         namespace = self.job["namespace"]
         if name != "user_id":
             namespace += f"/{name.removesuffix('_id')}"
         self.db.execute(
-            f"CREATE OR REPLACE TEMP TABLE key_{name} AS SELECT id, {pseudonym_sql('id', namespace)} AS key "
-            f"FROM (SELECT DISTINCT t_{name} AS id FROM block WHERE fault = 0 AND t_{name} IS NOT NULL)"
+            f"CREATE OR REPLACE TEMP TABLE key_{name} AS "
+            f"SELECT id, coalesce(key, {pseudonym_sql('id', namespace)}) AS key FROM "
+            f"(SELECT DISTINCT t_{name} AS id FROM block WHERE fault = 0 AND t_{name} IS NOT NULL) "
+            f"LEFT JOIN key_{name} USING (id)"
         )
 
     def _write_rest(self) -> None:
@@ -583,10 +603,7 @@ def _locked_down(folder: Path, zone: str, threads: int) -> duckdb.DuckDBPyConnec
 
 
 def _limit(copy: Path) -> None:
-    """Let the kernel hold this process to its means, and end it with its parent."""
-    if sys.platform == "linux":
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    """Let the kernel hold this process to its means."""
     seconds = SECONDS + SECONDS_PER_MIB * (copy.stat().st_size >> 20)
     _lower(resource.RLIMIT_AS, MEMORY)
     _lower(resource.RLIMIT_CPU, seconds)
@@ -606,6 +623,8 @@ def _lower(what: int, limit: int) -> None:
 
 def _answer(job: dict[str, Any]) -> dict[str, Any]:
     try:
+        _limit(Path(job["copy"]))
+        crash_point("reader.started")
         if "spec" not in job:
             return {"lines": count_lines(Path(job["copy"]), job["file"])}
         return Reader(job).read()
@@ -632,8 +651,6 @@ def _failed(error: Exception) -> dict[str, Any]:
         where = where.tb_next
     line = where.tb_lineno if where else 0
     detail = f"the reader failed with {type(error).__name__} (line {line}). Please report it."
-    if os.environ.get("NIGHTSHELF_DEBUG_READER"):
-        raise error
     return {"refused": "reader_failed", "field": None, "detail": detail}
 
 
@@ -642,12 +659,41 @@ def _is_held_to_less() -> bool:
     return resource.getrlimit(resource.RLIMIT_AS)[0] < MEMORY
 
 
+def _in_child(line: str) -> str:
+    """What a process of its own answers to the job, or how it ended."""
+    server = os.getpid()
+    read, write = os.pipe()
+    child = os.fork()
+    if not child:
+        _answer_and_end(line, write, server)
+    os.close(write)
+    with os.fdopen(read, encoding="utf-8") as answers:
+        answer = answers.read()
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return json.dumps({"ended": code}) if code else answer
+
+
+def _answer_and_end(line: str, to: int, server: int) -> NoReturn:
+    """Within the child. Its memory is the kernel's to take back: to free it piece by piece takes a while."""
+    code = 1
+    try:
+        die_with(server)
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        for standard in range(3):
+            os.dup2(nowhere, standard)
+        with os.fdopen(to, "w", encoding="utf-8") as answers:
+            json.dump(_answer(json.loads(line)), answers)
+        code = 0
+    finally:
+        os._exit(code)
+
+
 def main() -> None:
-    """Do the job on standard input, answer on standard output."""
-    job = json.load(sys.stdin)
-    _limit(Path(job["copy"]))
-    crash_point("reader.started")
-    json.dump(_answer(job), sys.stdout)
+    """Do the jobs on standard input one after the other, answer them on standard output."""
+    die_with(int(os.environ.pop(PARENT, os.getppid())))
+    gc.freeze()  # else the children's garbage collection would copy all that has been loaded
+    for line in sys.stdin:
+        print(_in_child(line), flush=True)
 
 
 if __name__ == "__main__":

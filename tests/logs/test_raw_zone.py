@@ -16,7 +16,7 @@ import zipfile
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import duckdb
 import psutil
@@ -392,11 +392,16 @@ def _reader_of(content_hash: str, of: psutil.Process) -> psutil.Process:
     raise AssertionError("no reader came up")
 
 
-def test_a_reader_that_dies_refuses_its_own_file_only(home: Home, drop: Drop) -> None:
+@pytest.mark.parametrize("dies", ["the reader", "the server that it was forked off"])
+def test_a_reader_that_dies_refuses_its_own_file_only(home: Home, drop: Drop, dies: str) -> None:
+    def kill() -> None:
+        reader = _reader_of(digest, psutil.Process())
+        (reader if dies == "the reader" else cast("psutil.Process", reader.parent())).kill()
+
     big = drop("nightshelf_csv", "big.csv", events(count=1_000_000))
     drop("nightshelf_csv", "good.csv", events(count=4, day="2026-01-06"))
     digest = hashlib.sha256(big.read_bytes()).hexdigest()
-    killer = threading.Thread(target=lambda: _reader_of(digest, psutil.Process()).kill())
+    killer = threading.Thread(target=kill)
     killer.start()
     dead, good = raw_zone.take_in_all(home)
     killer.join()
