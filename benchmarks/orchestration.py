@@ -32,7 +32,8 @@ from benchmarks.raw_events import FIRST_DAY, ZONE, days, write_catalogue, write_
 from resources.home import Home, Shop
 
 PROJECT = Path(__file__).parents[1]
-EVENTS, DAYS, ROUNDS = 1_000_000, 90, 3
+EVENTS, DAYS, ROUNDS = 3_000_000, 90, 3
+"""As many events a day as the smallest shop of `benchmarks.warehouse` has."""
 SECONDS = 3600
 """After which a command that has not ended is given up."""
 

@@ -5,6 +5,7 @@ Imports are made inside the commands, so that `--help` answers at once.
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -450,6 +451,9 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         _tell(error)
         sys.exit(1)
+    finally:
+        # Else the interpreter looks through all of Dagster once more before it ends, for over half a second.
+        gc.freeze()
 
 
 def _tell(error: Exception) -> None:
