@@ -60,10 +60,6 @@ SECONDS, SECONDS_PER_MIB = 120, 10
 
 TEXT_BYTES = 64 << 20
 """Bytes of a text file that are parsed at once."""
-GROUP = 30_720
-"""Rows of a group of Parquet: DuckDB gathers a group's before it writes them, and memory that is used again
-needs not be had from the kernel.
-"""
 PARQUET_ROWS = 500_000
 """Rows of a Parquet file that are parsed at once."""
 _OPEN_FILES = 4096
@@ -445,15 +441,13 @@ class Reader:
             folder = self.out / "events" / f"day={next(iter(days))}"
             folder.mkdir(parents=True, exist_ok=True)
             target = folder / f"part-{self.parts}-0.parquet"
-            self._copy(
-                f"SELECT * EXCLUDE (day) FROM ({events})", target, f"FORMAT parquet, ROW_GROUP_SIZE {GROUP}"
-            )
+            self._copy(f"SELECT * EXCLUDE (day) FROM ({events})", target, "FORMAT parquet")
             return
         self._copy(
             f"{events} ORDER BY day, line",  # else each day's rows are written in scraps
             self.out / "events",
             f"FORMAT parquet, PARTITION_BY (day), FILENAME_PATTERN 'part-{self.parts}-{{i}}', "
-            f"ROW_GROUP_SIZE {GROUP}, OVERWRITE_OR_IGNORE",
+            "OVERWRITE_OR_IGNORE",
         )
 
     def _make_keys(self, name: str) -> None:
