@@ -450,7 +450,7 @@ def leftover(columns: dict[str, str]) -> str:
     if not columns:
         return "CAST(NULL AS VARCHAR)"
     parts = ", ".join(
-        f"{literal(json.dumps(name, ensure_ascii=False) + ':')} || CAST(to_json({sql}) AS VARCHAR)"
+        f"CAST(to_json({literal(name)}) AS VARCHAR) || ':' || CAST(to_json({sql}) AS VARCHAR)"
         for name, sql in columns.items()
     )
     some = f"'{{' || nullif(concat_ws(',', {parts}), '') || '}}'"

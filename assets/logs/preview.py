@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import tempfile
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from assets.logs.lines import FileRefusedError, opened
-from assets.logs.readers import readers
+from assets.logs.readers import Readers
 from assets.logs.sources import COMPRESSIONS, FileSpec, Ignored, Source, load_source
 from resources.home import BEHAVIORS, Home
 from resources.identity import IdentityKey
@@ -77,7 +78,7 @@ def check_source(source_file: Path, sample: Path, home: Home) -> Preview:
         out.mkdir()
         try:
             name = _beginning(sample, copy, spec)
-            with readers(1) as parsing:
+            with closing(Readers(1)) as parsing:
                 answer = parsing.read(
                     copy,
                     out,

@@ -17,7 +17,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, date, datetime
 from io import BufferedReader
@@ -38,7 +38,7 @@ from assets.logs.drop import (
     plain_files,
 )
 from assets.logs.lines import LARGEST, FileRefusedError
-from assets.logs.readers import READER_FAILED, Readers, readers
+from assets.logs.readers import READER_FAILED, Readers
 from assets.logs.sources import FileSpec, Ignored, Source, read_sources
 from resources.aside import replacing
 from resources.crash import crash_point
@@ -145,7 +145,7 @@ def take_in_all(home: Home, log: Callable[[str], None] = lambda message: None) -
         if not ready:
             return []
         log(f"{len(ready)} files to take in")
-        with readers(min(AT_ONCE, len(ready))) as parsing, ThreadPoolExecutor(AT_ONCE) as pool:
+        with closing(Readers(min(AT_ONCE, len(ready)))) as parsing, ThreadPoolExecutor(AT_ONCE) as pool:
             # Two names for the same bytes must not be read side by side, so files are told apart first.
             marks = dict(zip(ready, pool.map(zone.identify, ready), strict=True))
             crash_point("ingest.identified")

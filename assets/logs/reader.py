@@ -331,8 +331,8 @@ class Reader:
         )
 
     def _texts(self, lines: Lines, columns: list[str], layout: Layout) -> Iterator[tuple[np.ndarray, bool]]:
-        """Make `text` (c0, c1, …) of `TEXT_BYTES` of well-formed records after the other, as long as there
-        are some: their physical lines, and whether a field may begin or end with a blank.
+        """For about `TEXT_BYTES` of well-formed records at a time, of which `text` (c0, c1, …) consists then:
+        their physical lines, and whether a field may begin or end with a blank.
 
         They go by way of a file, for DuckDB reads one in parallel; it lies in the private folder.
         """

@@ -12,8 +12,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime, timedelta
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -35,7 +33,9 @@ SECONDS = 6 * 3600
 
 
 class Readers:
-    """Read as many files at the same time as there are servers, for any thread that asks."""
+    """Read as many files at the same time as there are servers, for any thread that asks, until they are
+    closed. The servers start at once, and load while other things are done.
+    """
 
     def __init__(self, servers: int) -> None:
         self._servers = [_Server() for _ in range(servers)]
@@ -125,16 +125,6 @@ class Readers:
             server.close()
 
 
-@contextmanager
-def readers(servers: int) -> Iterator[Readers]:
-    """That many, until the end of the block. They start at once, and load while other things are done."""
-    found = Readers(servers)
-    try:
-        yield found
-    finally:
-        found.close()
-
-
 class _Server:
     """A process that forks readers off, one at a time; a new one where it has died."""
 
@@ -162,7 +152,7 @@ class _Server:
         except BrokenPipeError:
             return self._end()
         if not wait([answers.fileno()], SECONDS):
-            self._process.kill()
+            self.close()
             raise FileRefusedError(READER_FAILED, f"reading took over {SECONDS} s. Split the file.")
         answer = answers.readline()
         return dict(json.loads(answer)) if answer.endswith(b"\n") else self._end()

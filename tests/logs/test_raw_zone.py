@@ -14,6 +14,7 @@ import threading
 import time
 import zipfile
 from collections.abc import Callable
+from contextlib import closing
 from datetime import date
 from pathlib import Path
 from typing import Any, cast
@@ -22,7 +23,7 @@ import duckdb
 import psutil
 import pytest
 
-from assets.logs import raw_zone
+from assets.logs import raw_zone, readers
 from assets.logs.lines import LARGEST
 from resources.home import Home
 from resources.identity import IdentityKey
@@ -414,6 +415,18 @@ def test_a_reader_that_dies_refuses_its_own_file_only(home: Home, drop: Drop, di
     (alive,) = raw_zone.take_in_all(home)
     assert (alive.status, alive.rows_loaded, alive.attempts) == ("loaded", 1_000_000, 2)
     assert raw_zone.take_in_all(home) == []
+
+
+def test_after_one_that_took_too_long_the_next_file_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "a.csv"
+    file.write_text("a\nb\nc\n")
+    with closing(readers.Readers(1)) as parsing:
+        with monkeypatch.context() as patch:
+            patch.setattr(readers, "SECONDS", 0)
+            assert parsing.lines(file, file.name) == 0
+        assert parsing.lines(file, file.name) == 3
 
 
 def test_a_file_that_no_reader_survives_is_tried_three_times_and_again_with_another_source(

@@ -25,6 +25,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from assets.logs.canonical import leftover, literal
 from assets.logs.lines import FileRefusedError, Layout, Lines, raw_blocks, sort_out, split
 from assets.logs.reader import Reader
 from assets.logs.sources import FileSpec
@@ -270,6 +271,19 @@ def test_the_size_of_blocks_makes_no_difference(lines: list[str], size: int) -> 
         )
 
     assert records(size) == records(1 << 20)
+
+
+NAMES = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=9)
+
+
+@given(st.dictionaries(NAMES, NAMES, min_size=1, max_size=4))
+def test_what_goes_to_extra_is_the_same_beside_a_column_that_is_empty(found: dict[str, str]) -> None:
+    columns = {name: literal(value) for name, value in found.items()}
+    beside = {**columns, "empty" * 3: "CAST(NULL AS VARCHAR)"}
+    with duckdb.connect() as db:
+        ((whole, with_empty),) = db.execute(f"SELECT {leftover(columns)}, {leftover(beside)}").fetchall()
+    assert whole == with_empty
+    assert json.loads(whole) == found
 
 
 def test_one_quotation_mark_refuses_its_own_line_only() -> None:
