@@ -307,19 +307,20 @@ def sort_out(text: bytes, first: int, layout: Layout) -> Block:
         text = np.delete(buffer, ends[empty]).tobytes()
         buffer, starts, ends = _cut(text)
     block = Block(text, numbers, lines, lines - len(numbers))
-    suspect = _suspect(buffer, text, layout)
+    suspect = _suspect(buffer, text, layout, lines)
     if not layout.columns:
         suspect = np.union1d(suspect, np.asarray(_places_of_no_numbers(text), np.int64))
     plain = _count(suspect, ends) == 0
     if layout.columns:
         cuts = np.flatnonzero(buffer == ord(layout.cut_at))
         marks = np.flatnonzero(buffer == ord(layout.quote)) if layout.quote else cuts[:0]
+        fields = _count(cuts, ends) + 1
         if len(marks):
-            well, cuts = _well_quoted(buffer, marks, cuts, ends, layout)
-            plain &= well
-        plain &= _count(cuts, ends) == layout.columns - 1
+            marks = _well_quoted(buffer, marks, ends, plain, layout)
+            fields -= _within(cuts, marks, ends)
+        plain &= fields == layout.columns
         plain &= ends - starts <= LONGEST_LINE
-        block.blanks = _has_blanks(text, buffer, starts, ends, cuts, marks)
+        block.blanks = _has_blanks(text, buffer, marks, layout)
     else:
         plain &= (ends - starts <= LONG_JSON) & (buffer[starts] == ord("{"))
     kept = plain.copy()
@@ -343,20 +344,22 @@ def sort_out(text: bytes, first: int, layout: Layout) -> Block:
     return block
 
 
-def _has_blanks(  # noqa: PLR0917
-    text: bytes,
-    buffer: np.ndarray,
-    starts: np.ndarray,
-    ends: np.ndarray,
-    cuts: np.ndarray,
-    marks: np.ndarray,
-) -> bool:
-    """Whether a field may begin or end with a blank. Of other alphabets, which have more of them, always."""
+def _has_blanks(text: bytes, buffer: np.ndarray, marks: np.ndarray, layout: Layout) -> bool:
+    """Whether a field may begin or end with a blank; `marks` are those of well quoted lines. Of other
+    alphabets, which have more blanks, always.
+    """
     if not text.isascii():
         return True
-    # What is before the first byte is the newline at the end, and that is no blank.
-    beside = (starts, cuts + 1, marks + 1, ends - 1, cuts - 1, marks - 1)
-    return any((buffer[places] == _BLANK).any() for places in beside)
+    blanks = np.flatnonzero(buffer == _BLANK)
+    # What is before the first byte is the newline at the end.
+    before, after = buffer[blanks - 1], buffer[blanks + 1]
+    edge = np.zeros(256, bool)
+    edge[[_NEWLINE, *(ord(sign) for sign in layout.quote or "")]] = True
+    if (edge[before] | edge[after]).any():
+        return True
+    cut = ord(layout.cut_at)
+    beside_cut = blanks[(before == cut) | (after == cut)]
+    return bool((np.searchsorted(marks, beside_cut) % 2 == 0).any())
 
 
 def _cut(text: bytes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -366,15 +369,13 @@ def _cut(text: bytes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return buffer, np.concatenate([[0], ends[:-1] + 1])[: len(ends)], ends
 
 
-def _suspect(buffer: np.ndarray, text: bytes, layout: Layout) -> np.ndarray:
+def _suspect(buffer: np.ndarray, text: bytes, layout: Layout, lines: int) -> np.ndarray:
     """Where bytes are that keep a line from being plain: control characters, broken UTF-8."""
-    allowed = {_NEWLINE, _TAB, *(layout.cut_at.encode() if layout.columns else b"")}
-    controls, broken = (
-        text.translate(None, bytes([*allowed, *range(_FIRST_PRINTABLE, 256)])),
-        not _is_utf8(text),
-    )
+    broken = not _is_utf8(text)
+    controls = np.count_nonzero(buffer < _FIRST_PRINTABLE) - lines
     if not controls and not broken:
         return np.zeros(0, np.int64)  # nearly always
+    allowed = {_NEWLINE, _TAB, *(layout.cut_at.encode() if layout.columns else b"")}
     suspect = (buffer < _FIRST_PRINTABLE) & ~np.isin(buffer, [*allowed])
     if broken:
         suspect |= buffer >= 128
@@ -392,28 +393,33 @@ def _is_utf8(text: bytes) -> bool:
 
 
 def _well_quoted(
-    buffer: np.ndarray, marks: np.ndarray, cuts: np.ndarray, ends: np.ndarray, layout: Layout
-) -> tuple[np.ndarray, np.ndarray]:
-    """Whether each line's quotation marks stand as RFC 4180 has them; and the cuts that are not within them.
+    buffer: np.ndarray, marks: np.ndarray, ends: np.ndarray, plain: np.ndarray, layout: Layout
+) -> np.ndarray:
+    """Take `plain` from lines whose quotation marks do not stand as RFC 4180 has them; the marks of the
+    others, each that opens followed by its partner.
 
     Counted along the line, the first mark opens, the second closes, and so on; two in a row within a field,
     which stand for one, close and open again. So every mark that opens must follow a delimiter, the line's
     start or a mark, and every one that closes must come before a delimiter, the line's end or a mark.
     """
-    well = np.ones(len(ends), bool)
-    count = _count(marks, ends)
-    first = np.cumsum(count) - count
-    line = np.repeat(np.arange(len(ends)), count)
-    closes = (np.arange(len(marks)) - first[line]) % 2 == 1
+    line = np.searchsorted(ends, marks)
+    first = np.searchsorted(line, line)
+    closes = (np.arange(len(marks)) - first) % 2 == 1
     # The text ends with a newline, and what is before its first byte is a start as well.
     beside = buffer[np.where(closes, marks + 1, marks - 1)]
     edge = (beside == ord(layout.cut_at)) | (beside == _NEWLINE) | (beside == ord(layout.quote or ""))
+    well = np.bincount(line, minlength=len(ends)) % 2 == 0
     well[line[~edge]] = False
-    well[count % 2 == 1] = False
-    # A mark without its partner would turn all lines behind it inside out.
-    turns = np.searchsorted(cuts, marks[well[line]])
-    outside = np.arange(len(turns) + 1) % 2 == 0
-    return well, cuts[np.repeat(outside, np.diff(turns, prepend=0, append=len(cuts)))]
+    plain &= well
+    return marks[well[line]]
+
+
+def _within(cuts: np.ndarray, marks: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """How many cuts of each line are no cuts, for they lie between quotation marks."""
+    opens = np.searchsorted(cuts, marks[::2])
+    cuts_between = np.searchsorted(cuts, marks[1::2]) - opens
+    line = np.searchsorted(ends, marks[::2])
+    return np.bincount(line, cuts_between, len(ends)).astype(np.int64)
 
 
 def _count(places: np.ndarray, ends: np.ndarray) -> np.ndarray:
