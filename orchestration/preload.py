@@ -21,8 +21,8 @@ PRELOAD = (
     *("dagster._core.secrets.loader", "upath.core", "upath.implementations.local"),
     # What a run is started with, by us and by Dagster: each step loads that again.
     *("orchestration.cli", "dagster._cli"),
-    # What nearly every step of ours loads.
-    *("duckdb", "assets.logs.raw_zone"),
+    # What nearly every step of ours loads. DuckDB loads pandas for the first value that is bound.
+    *("duckdb", "pandas", "pyarrow.dataset", "assets.logs.raw_zone"),
     "orchestration.step_server",  # stays the last: it freezes what has been loaded
 )
 """Modules that the server of the steps loads once; one that is not there is passed over."""
