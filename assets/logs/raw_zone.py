@@ -129,7 +129,8 @@ def prepare(home: Home) -> None:
 def take_in_all(home: Home, log: Callable[[str], None] = lambda message: None) -> list[Outcome]:
     """Take in every whole file that waits in the drop folder, two at a time.
 
-    What counts as whole, see `assets.logs.drop`. What goes wrong with one file does not touch the others.
+    What counts as whole, see `assets.logs.drop`. What goes wrong with one file does not touch the others. Who
+    interrupts it does not wait for files: those that are not taken in yet wait as if nobody had tried.
 
     Returns:
         Outcomes of the files that were new, in the order of their names.
@@ -145,7 +146,7 @@ def take_in_all(home: Home, log: Callable[[str], None] = lambda message: None) -
         if not ready:
             return []
         log(f"{len(ready)} files to take in")
-        with closing(Readers(min(AT_ONCE, len(ready)))) as parsing, ThreadPoolExecutor(AT_ONCE) as pool:
+        with _side_by_side(len(ready)) as (parsing, pool):
             # Two names for the same bytes must not be read side by side, so files are told apart first.
             marks = dict(zip(ready, pool.map(zone.identify, ready), strict=True))
             crash_point("ingest.identified")
@@ -168,6 +169,18 @@ def take_in_all(home: Home, log: Callable[[str], None] = lambda message: None) -
         if failed:
             raise failed
     return [outcome for file in ready if (outcome := done.get(file))]
+
+
+@contextmanager
+def _side_by_side(files: int) -> Iterator[tuple[Readers, ThreadPoolExecutor]]:
+    """Readers, and threads that wait for them."""
+    with closing(Readers(min(AT_ONCE, files))) as parsing, ThreadPoolExecutor(AT_ONCE) as pool:
+        try:
+            yield parsing, pool
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            parsing.stop()
+            raise
 
 
 @contextmanager

@@ -32,6 +32,10 @@ SECONDS = 6 * 3600
 """Wall-clock time after which a reader is ended."""
 
 
+class StoppedError(BaseException):
+    """The readers were stopped, so nothing is known of the file. No `Exception`: the file is not to blame."""
+
+
 class Readers:
     """Read as many files at the same time as there are servers, for any thread that asks, until they are
     closed. The servers start at once, and load while other things are done.
@@ -40,6 +44,7 @@ class Readers:
     def __init__(self, servers: int) -> None:
         self._servers = [_Server() for _ in range(servers)]
         self._idle: SimpleQueue[_Server] = SimpleQueue()
+        self._stopped = False
         for server in self._servers:
             self._idle.put(server)
 
@@ -75,6 +80,7 @@ class Readers:
         Raises:
             FileRefusedError: the file as a whole cannot be taken in, or the reader died of it.
             OSError: there is no room left, on the disk or in memory.
+            StoppedError: `stop` was called meanwhile.
         """
         latest = spec.window.latest or datetime.now(home.shop.zone).date() + timedelta(days=1)
         return self._answer(
@@ -108,9 +114,11 @@ class Readers:
     def _answer(self, job: dict[str, Any]) -> dict[str, Any]:
         server = self._idle.get()
         try:
-            answer = server.answer(job)
+            answer = {} if self._stopped else server.answer(job)
         finally:
             self._idle.put(server)
+        if self._stopped:
+            raise StoppedError
         if "ended" in answer:
             raise _ended(answer["ended"])
         if "lack" in answer:
@@ -119,6 +127,12 @@ class Readers:
         if "refused" in answer:
             raise FileRefusedError(answer["refused"], answer["detail"], answer["field"], answer.get("lines"))
         return answer
+
+    def stop(self) -> None:
+        """End whatever is being read; from another thread than those that wait for it."""
+        self._stopped = True
+        for server in self._servers:
+            server.kill()
 
     def close(self) -> None:
         for server in self._servers:
@@ -137,6 +151,7 @@ class _Server:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            process_group=0,  # Ctrl-C is for us, and no failure of theirs
             cwd=Path(__file__).parents[2],
             env=os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", PARENT: str(os.getpid())},
         )
@@ -163,8 +178,11 @@ class _Server:
         lacking = lack(told) if self._process.returncode > 0 else None
         return {"lack": lacking} if lacking else {"ended": self._process.returncode}
 
-    def close(self) -> None:
+    def kill(self) -> None:
         self._process.kill()
+
+    def close(self) -> None:
+        self.kill()
         self._process.communicate()
 
 

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -520,6 +521,26 @@ def test_kill_the_parent_and_the_reader_goes_too_and_nothing_half_is_left(home: 
     (outcome,) = raw_zone.take_in_all(home)
     assert outcome.rows_loaded == 300_000
     assert not list(home.loads.parent.glob("incoming/*"))
+
+
+def test_who_interrupts_waits_for_no_file_and_none_counts_as_tried(home: Home, drop: Drop) -> None:
+    files = [drop("nightshelf_csv", f"{n}.csv", events(count=300_000, start=n)) for n in range(3)]
+    digest = hashlib.sha256(files[0].read_bytes()).hexdigest()
+    program = (
+        "from assets.logs import raw_zone; from resources.home import Home; "
+        "raw_zone.take_in_all(Home.current())"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", program], start_new_session=True, stderr=subprocess.PIPE, text=True
+    )
+    _reader_of(digest, psutil.Process(parent.pid))
+    os.killpg(parent.pid, signal.SIGINT)  # as a terminal does on Ctrl-C
+    _, told = parent.communicate()
+    assert told.rstrip().endswith("KeyboardInterrupt")
+    assert raw_zone.outcomes(home) == []
+    assert not list(home.loads.parent.glob("incoming/*"))
+    taken = raw_zone.take_in_all(home)
+    assert [(one.status, one.rows_loaded, one.attempts) for one in taken] == [("loaded", 300_000, 1)] * 3
 
 
 def test_two_at_once_take_each_file_in_once(home: Home, drop: Drop, rows: Rows) -> None:
