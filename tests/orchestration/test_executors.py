@@ -123,6 +123,7 @@ for name in PRELOAD:
     importlib.import_module(name)
 frozen = gc.get_freeze_count()
 before = set(sys.modules)
+import pandas, pyarrow.dataset  # a step that binds a value, or reads Parquet, asks for them
 import dagster as dg
 from dagster._core.definitions.reconstruct import ReconstructableRepository
 repository = ReconstructableRepository.for_module("orchestration.definitions", "defs")
@@ -130,7 +131,7 @@ repository.get_reconstructable_job("nightly").get_definition()
 with dg.DagsterInstance.local_temp(sys.argv[1]) as instance:
     instance.get_runs(limit=1)
     instance.event_log_storage.get_concurrency_keys()
-print(json.dumps([len(set(sys.modules) - before), "torch" in before, "pandas" in before, frozen]))
+print(json.dumps([len(set(sys.modules) - before), "torch" in before, frozen]))
 """
 
 
@@ -144,7 +145,7 @@ def test_what_every_step_needs_its_server_has_loaded(tmp_path: Path) -> None:
         timeout=120,
         check=True,
     )
-    late, torch, pandas, frozen = json.loads(done.stdout.splitlines()[-1])
+    late, torch, frozen = json.loads(done.stdout.splitlines()[-1])
     assert late < 30, "hundreds of modules are loaded anew in every step"
-    assert not torch and not pandas
+    assert not torch, "CUDA cannot be used in what is forked from a process that has"
     assert frozen > 100_000, "every step looks through all of what its server has loaded for garbage"
