@@ -27,6 +27,8 @@ _TIME = re.compile(
     re.ASCII,
 )
 _NUMBER = re.compile(r"[ \t]*[+-]?(\d+(_\d+)*\.?\d*|\.\d+)([eE][+-]?\d+)?[ \t]*", re.ASCII)
+_BLANKS = " \xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u205f\u3000"
+"""Unicode's space separators (category Zs): around a text they mean nothing in any alphabet."""
 _CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f]")
 
 
@@ -110,7 +112,7 @@ class PlainReader:
         record: dict[str, str | None],
         members: dict[str, Any] | None = None,
     ) -> None:
-        texts = {name: (record.get(name) or "").strip(" ") or None for name in FIELDS}
+        texts = {name: (record.get(name) or "").strip(_BLANKS) or None for name in FIELDS}
         made = self._row(texts, with_controls=members is not None)
         if isinstance(made, str):
             found.refused[number] = made

@@ -110,7 +110,7 @@ def compare(found: Result, expected: Result) -> None:
 
 SIGNS = st.characters(codec="utf-8", exclude_characters="\n\r")
 WORDS = st.text(SIGNS, max_size=8) | st.sampled_from(
-    ["p1", "p 1", " é ", "鞋", '"', ",", "NULL", "\t", "\\N"]
+    ["p1", "p 1", " é ", "鞋", '"', ",", "NULL", "\t", "\\N", "\xa0", "\u3000鞋\u2009"]
 )
 MOMENTS = st.datetimes(
     min_value=datetime(2019, 12, 1),
