@@ -307,7 +307,7 @@ def sort_out(text: bytes, first: int, layout: Layout) -> Block:
         text = np.delete(buffer, ends[empty]).tobytes()
         buffer, starts, ends = _cut(text)
     block = Block(text, numbers, lines, lines - len(numbers))
-    suspect = _suspect(buffer, text, layout, lines)
+    suspect = _suspect(buffer, text, layout, len(ends))
     if not layout.columns:
         suspect = np.union1d(suspect, np.asarray(_places_of_no_numbers(text), np.int64))
     plain = _count(suspect, ends) == 0

@@ -522,6 +522,12 @@ def read_by_duckdb(data: bytes, columns: int) -> list[tuple[str | None, ...]]:
         ).fetchall()
 
 
+def test_control_characters_are_found_beside_blank_lines() -> None:
+    block = sort_out(b"\n\na,\x1f\x1f\nb,c\n", 1, Layout(2))
+    assert [(line, reason) for line, reason, _ in block.refused] == [(3, "control_character")]
+    assert block.data == b"b,c\n"
+
+
 def test_what_is_sorted_out_counts_every_line() -> None:
     block = sort_out(b'a,b\n\n"a",b\na\n  \n', 10, Layout(2))
     assert block.lines == 5
