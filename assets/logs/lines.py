@@ -307,7 +307,7 @@ def sort_out(text: bytes, first: int, layout: Layout) -> Block:
         text = np.delete(buffer, ends[empty]).tobytes()
         buffer, starts, ends = _cut(text)
     block = Block(text, numbers, lines, lines - len(numbers))
-    suspect = _suspect(buffer, text, layout, len(ends))
+    suspect = _suspect(buffer, text, ends, layout)
     if not layout.columns:
         suspect = np.union1d(suspect, np.asarray(_places_of_no_numbers(text), np.int64))
     plain = _count(suspect, ends) == 0
@@ -316,7 +316,8 @@ def sort_out(text: bytes, first: int, layout: Layout) -> Block:
         marks = np.flatnonzero(buffer == ord(layout.quote)) if layout.quote else cuts[:0]
         fields = _count(cuts, ends) + 1
         if len(marks):
-            marks = _well_quoted(buffer, marks, ends, plain, layout)
+            well, marks = _well_quoted(buffer, marks, ends, layout)
+            plain &= well
             fields -= _within(cuts, marks, ends)
         plain &= fields == layout.columns
         plain &= ends - starts <= LONGEST_LINE
@@ -369,14 +370,16 @@ def _cut(text: bytes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return buffer, np.concatenate([[0], ends[:-1] + 1])[: len(ends)], ends
 
 
-def _suspect(buffer: np.ndarray, text: bytes, layout: Layout, lines: int) -> np.ndarray:
+def _suspect(buffer: np.ndarray, text: bytes, ends: np.ndarray, layout: Layout) -> np.ndarray:
     """Where bytes are that keep a line from being plain: control characters, broken UTF-8."""
     broken = not _is_utf8(text)
-    controls = np.count_nonzero(buffer < _FIRST_PRINTABLE) - lines
-    if not controls and not broken:
+    low = buffer < _FIRST_PRINTABLE
+    # Besides newlines; the delimiter may be a tab, or `UNIT`.
+    allowed = {_TAB, *(layout.cut_at.encode() if layout.columns else b"")}
+    found = sum(np.count_nonzero(buffer == sign) for sign in allowed if sign < _FIRST_PRINTABLE)
+    if np.count_nonzero(low) == len(ends) + found and not broken:
         return np.zeros(0, np.int64)  # nearly always
-    allowed = {_NEWLINE, _TAB, *(layout.cut_at.encode() if layout.columns else b"")}
-    suspect = (buffer < _FIRST_PRINTABLE) & ~np.isin(buffer, [*allowed])
+    suspect = low & ~np.isin(buffer, [_NEWLINE, *allowed])
     if broken:
         suspect |= buffer >= 128
     return np.flatnonzero(suspect)
@@ -393,10 +396,10 @@ def _is_utf8(text: bytes) -> bool:
 
 
 def _well_quoted(
-    buffer: np.ndarray, marks: np.ndarray, ends: np.ndarray, plain: np.ndarray, layout: Layout
-) -> np.ndarray:
-    """Take `plain` from lines whose quotation marks do not stand as RFC 4180 has them; the marks of the
-    others, each that opens followed by its partner.
+    buffer: np.ndarray, marks: np.ndarray, ends: np.ndarray, layout: Layout
+) -> tuple[np.ndarray, np.ndarray]:
+    """Whether each line's quotation marks stand as RFC 4180 has them; and the marks of those lines: one
+    without its partner would turn all lines behind it inside out.
 
     Counted along the line, the first mark opens, the second closes, and so on; two in a row within a field,
     which stand for one, close and open again. So every mark that opens must follow a delimiter, the line's
@@ -410,8 +413,7 @@ def _well_quoted(
     edge = (beside == ord(layout.cut_at)) | (beside == _NEWLINE) | (beside == ord(layout.quote or ""))
     well = np.bincount(line, minlength=len(ends)) % 2 == 0
     well[line[~edge]] = False
-    plain &= well
-    return marks[well[line]]
+    return well, marks[well[line]]
 
 
 def _within(cuts: np.ndarray, marks: np.ndarray, ends: np.ndarray) -> np.ndarray:

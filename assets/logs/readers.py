@@ -129,7 +129,7 @@ class Readers:
         return answer
 
     def stop(self) -> None:
-        """End whatever is being read; from another thread than those that wait for it."""
+        """End whatever is being read, for any thread; `close` is for when nobody waits for it any more."""
         self._stopped = True
         for server in self._servers:
             server.kill()

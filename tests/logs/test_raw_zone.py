@@ -32,6 +32,9 @@ from resources.identity import IdentityKey
 Drop = Callable[..., Path]
 Rows = Callable[..., list[dict[str, Any]]]
 
+TAKE_IN = (
+    "from assets.logs import raw_zone; from resources.home import Home; raw_zone.take_in_all(Home.current())"
+)
 HEADER = "event_id,event_time,user_id,session_id,item_id,behavior,price,quantity\n"
 
 
@@ -508,11 +511,7 @@ def test_who_holds_the_raw_zone_at_rest_keeps_files_out(home: Home, drop: Drop) 
 def test_kill_the_parent_and_the_reader_goes_too_and_nothing_half_is_left(home: Home, drop: Drop) -> None:
     big = drop("nightshelf_csv", "big.csv", events(count=300_000))
     digest = hashlib.sha256(big.read_bytes()).hexdigest()
-    program = (
-        "from assets.logs import raw_zone; from resources.home import Home; "
-        "raw_zone.take_in_all(Home.current())"
-    )
-    parent = subprocess.Popen([sys.executable, "-c", program])
+    parent = subprocess.Popen([sys.executable, "-c", TAKE_IN])
     reader = _reader_of(digest, psutil.Process(parent.pid))
     parent.kill()
     parent.wait()
@@ -526,12 +525,8 @@ def test_kill_the_parent_and_the_reader_goes_too_and_nothing_half_is_left(home: 
 def test_who_interrupts_waits_for_no_file_and_none_counts_as_tried(home: Home, drop: Drop) -> None:
     files = [drop("nightshelf_csv", f"{n}.csv", events(count=300_000, start=n)) for n in range(3)]
     digest = hashlib.sha256(files[0].read_bytes()).hexdigest()
-    program = (
-        "from assets.logs import raw_zone; from resources.home import Home; "
-        "raw_zone.take_in_all(Home.current())"
-    )
     parent = subprocess.Popen(
-        [sys.executable, "-c", program], start_new_session=True, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", TAKE_IN], start_new_session=True, stderr=subprocess.PIPE, text=True
     )
     _reader_of(digest, psutil.Process(parent.pid))
     os.killpg(parent.pid, signal.SIGINT)  # as a terminal does on Ctrl-C

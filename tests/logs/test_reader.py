@@ -522,10 +522,12 @@ def read_by_duckdb(data: bytes, columns: int) -> list[tuple[str | None, ...]]:
         ).fetchall()
 
 
-def test_control_characters_are_found_beside_blank_lines() -> None:
-    block = sort_out(b"\n\na,\x1f\x1f\nb,c\n", 1, Layout(2))
+@pytest.mark.parametrize("delimiter", [b",", b"\t"])
+def test_control_characters_are_found_beside_blank_lines_and_tabs(delimiter: bytes) -> None:
+    text = b"\n\na,\x1f\x1f\nb,c\n".replace(b",", delimiter)
+    block = sort_out(text, 1, Layout(2, delimiter.decode()))
     assert [(line, reason) for line, reason, _ in block.refused] == [(3, "control_character")]
-    assert block.data == b"b,c\n"
+    assert block.data == b"b,c\n".replace(b",", delimiter)
 
 
 def test_what_is_sorted_out_counts_every_line() -> None:
