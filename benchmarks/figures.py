@@ -119,6 +119,17 @@ def short(number: int) -> str:
     return str(number)
 
 
+def clocked(work: Callable[[], object]) -> Callable[[], float]:
+    """The same work, which says how many seconds it took."""
+
+    def run() -> float:
+        began = time.perf_counter()
+        work()
+        return time.perf_counter() - began
+
+    return run
+
+
 def in_turns(ways: Mapping[str, Callable[[], float]], rounds: int = 3) -> dict[str, list[float]]:
     """Run every way once in each round, so that what else the machine does meets all of them alike.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -33,6 +34,16 @@ class PeakMemory:
             if line.startswith("VmHWM:"):
                 return round(int(line.split()[1]) / 1024, 1)
         return _of_process()
+
+
+def growth(work: Callable[[], object]) -> float | None:
+    """MiB by which the process grows at its highest; None where the system doesn't tell."""
+    memory = PeakMemory()
+    memory.restart()
+    before = memory.mib()
+    work()
+    after = memory.mib()
+    return None if before is None or after is None else after - before
 
 
 def _of_process() -> float | None:

@@ -5,7 +5,8 @@
 Each size is searched for every user's first 100 items by Nightshelf (`assets/model/mips.py`) and by what else
 a user would take, all exact, in turns, on the same random vectors of 128 dimensions. Indexes are built
 beforehand and not counted. Rates are of the machine's own product of two large matrices, measured in the same
-rounds.
+rounds. Then the channels of a night look for candidates in large shops (`benchmarks/shelf.py`), and texts
+are encoded.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.figures import Figures, in_turns, ratio, short, teller
-from benchmarks.memory import PeakMemory
+from benchmarks.figures import Figures, clocked, in_turns, ratio, short, teller
+from benchmarks.memory import growth
 from resources.devices import share_cores
 
 if TYPE_CHECKING:
@@ -44,6 +45,8 @@ AT_ONCE = 128
 """Users at a time, for those who leave it to their caller: what suited torch best."""
 CELLS = 400_000_000
 """Users × items of a run at most: larger catalogues are searched for fewer users."""
+WRITTEN_OUT = 50_000_000
+"""Users × items at most for the channels of a shop, whose scores are written out for comparison."""
 SQUARE = 3072
 """Rows of the matrices whose product gives the machine's rate."""
 TEXTS = 3000
@@ -57,7 +60,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--items", type=_numbers, default=[10_000, 100_000, 1_000_000], help="as in 10000,50000"
+        "--items", type=_numbers, default=[10_000, 100_000, 1_000_000], help='as in 10000,50000; "" for none'
+    )
+    parser.add_argument(
+        "--shops", type=_numbers, default=[10_000, 100_000], help="items of shops in which all channels score"
     )
     parser.add_argument("--users", type=int, default=USERS, help="at most; fewer where there are many items")
     parser.add_argument("--texts", type=int, default=TEXTS, help="to encode; 0 for none")
@@ -66,11 +72,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked = parser.parse_args(arguments)
     share_cores()
     say = teller()
-    figures = Figures(asked.out, items=asked.items, users=asked.users, texts=asked.texts, rounds=asked.rounds)
+    figures = Figures(asked.out, **{name: value for name, value in vars(asked).items() if name != "out"})
     for items in asked.items:
         users = max(1, min(asked.users, CELLS // items))
         say(f"{users:,} users × {items:,} items")
         search(figures, items, users, asked.rounds)
+        figures.write()
+    for items in asked.shops:
+        from benchmarks.shelf import shelf
+
+        users = max(1, min(asked.users, WRITTEN_OUT // items))
+        say(f"candidates of {users:,} shoppers of a shop of {items:,} items")
+        shelf(figures, items, users, asked.rounds)
         figures.write()
     if asked.texts:
         say(f"encoding {asked.texts:,} texts")
@@ -132,7 +145,7 @@ def search(figures: Figures, items: int, users: int, rounds: int) -> None:
     figures.add(f"{name}.users_per_second", users_a_second, "users/s", "nothing: of this machine")
     for times in (1, 4):
         crowd = np.tile(people, (times, 1))
-        grown = _growth(partial(ours.first, crowd, K))
+        grown = growth(partial(ours.first, crowd, K))
         if grown is not None:
             figures.add(f"{name}.peak_mib_of_{len(crowd)}_users", grown, "MiB", "what was held before")
 
@@ -170,8 +183,8 @@ def encode(figures: Figures, texts: int, rounds: int) -> None:
         for precision in precisions:
             shutil.copytree(folder, Path(aside) / precision)
             encode_as(Path(aside) / precision, precision)
-        ways = {one: _clocked(partial(ours, one)) for one in precisions}
-        took = in_turns({**ways, "other": _clocked(other)}, rounds)
+        ways = {one: clocked(partial(ours, one)) for one in precisions}
+        took = in_turns({**ways, "other": clocked(other)}, rounds)
     if "int8" not in precisions:
         figures.skip("encoding.cpu.speedup_over_sentence_transformers", "openvino is not installed")
     for precision, name in (("int8", "encoding.cpu"), ("native", "encoding.cpu.native")):
@@ -265,28 +278,9 @@ def _product(dtype: torch.dtype) -> Callable[[], float]:
     return run
 
 
-def _growth(work: Callable[[], object]) -> float | None:
-    """MiB by which the process grows at its highest."""
-    memory = PeakMemory()
-    memory.restart()
-    before = memory.mib()
-    work()
-    after = memory.mib()
-    return None if before is None or after is None else after - before
-
-
 def _timed(find: Search, users: Vectors) -> Callable[[], float]:
     find(users[:1])
-    return _clocked(lambda: find(users))
-
-
-def _clocked(work: Callable[[], object]) -> Callable[[], float]:
-    def run() -> float:
-        began = time.perf_counter()
-        work()
-        return time.perf_counter() - began
-
-    return run
+    return clocked(lambda: find(users))
 
 
 def _cores() -> int:
@@ -296,7 +290,7 @@ def _cores() -> int:
 
 
 def _numbers(text: str) -> list[int]:
-    return [int(number) for number in text.split(",")]
+    return [int(number) for number in text.split(",") if number]
 
 
 if __name__ == "__main__":

@@ -17,16 +17,19 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, diags
 
 from assets.model.interactions import LEVELS, Floats, Interactions, Ints
-from assets.model.rules import new_items
+from assets.model.rules import new_items, numbered
+from assets.model.scored import Dense, Matrix, Products, Same, Scored, sparse
 
 if TYPE_CHECKING:
+    from assets.model.mips import InnerProducts
     from assets.model.sequence import SequenceModel
 
-Matrix = NDArray[np.float32]
 HARDLY = 3
 """Meetings (shoppers and days) below which hardly anybody has met an item."""
 EASE_UP_TO = 15_000
 """Items up to which EASE is fitted: its matrix is dense (900 MB at that size), its inverse cubic."""
+COMMON = 0.05
+"""Share of the items above which a word is common: scores of common words are a product of full matrices."""
 
 
 class Channel(Protocol):
@@ -43,6 +46,10 @@ class Channel(Protocol):
         """[len(users), items], finite and ≥ 0; a user's scores do not depend on who else is in the block."""
         ...
 
+    def block(self, users: Ints) -> Scored:
+        """The same scores, to be asked for some of them."""
+        ...
+
 
 @dataclass
 class Popularity:
@@ -53,17 +60,21 @@ class Popularity:
     """
 
     days: int | None = None
-    _share: Matrix = field(default_factory=lambda: np.zeros(0, np.float32), repr=False)
+    _same: Same = field(default_factory=lambda: Same.of(np.zeros(0, np.float32)), repr=False)
 
     @property
     def name(self) -> str:
         return "popularity" if self.days is None else f"popularity_{self.days}d"
 
     def fit(self, data: Interactions) -> None:
-        self._share = popularity(data, self.days).astype(np.float32)
+        self._same = Same.of(popularity(data, self.days).astype(np.float32))
 
     def scores(self, users: Ints) -> Matrix:
-        return np.broadcast_to(self._share, (len(users), len(self._share)))
+        share = self._same.score
+        return np.broadcast_to(share, (len(users), len(share)))
+
+    def block(self, users: Ints) -> Scored:
+        return self._same
 
 
 @dataclass
@@ -76,23 +87,28 @@ class Segment:
     decay: float = 0.9
     most: int = 50
     _data: Interactions | None = field(default=None, repr=False)
-    _share: Matrix = field(default_factory=lambda: np.zeros(0, np.float32), repr=False)
 
     @property
     def name(self) -> str:
         return f"popularity_{self.by}"
 
     def fit(self, data: Interactions) -> None:
-        self._data, self._share = data, popularity(data, self.days).astype(np.float32)
+        self._data, share = data, popularity(data, self.days).astype(np.float32)
+        name = data.categories if self.by == "category" else data.brands
+        group, named = numbered(name), np.flatnonzero(name != "")
+        shape = (len(group), int(group.max(initial=0)) + 1)
+        member = csr_matrix((np.ones(len(named), np.float32), (named, group[named])), shape)
+        self._member, self._popular = member, csr_matrix(diags(share) @ member).T.tocsr()
+        self._popular.eliminate_zeros()
 
     def scores(self, users: Ints) -> Matrix:
-        data = _fitted(self._data)
-        group = data.categories if self.by == "category" else data.brands
-        groups, of = np.unique(group.astype(str), return_inverse=True)
-        named = (group != "").astype(np.float32)
-        member = csr_matrix((named, (np.arange(len(of)), of)), (len(of), max(len(groups), 1)))
-        cared = (newest(data, users, self.decay, self.most) @ member).toarray()
-        return np.asarray(cared[:, of] * (self._share * named), np.float32)
+        return self._scores(users).toarray()
+
+    def block(self, users: Ints) -> Scored:
+        return sparse(self._scores(users))
+
+    def _scores(self, users: Ints) -> csr_matrix:
+        return newest(_fitted(self._data), users, self.decay, self.most) @ self._member @ self._popular
 
 
 @dataclass
@@ -112,6 +128,9 @@ class Revisit:
 
     def scores(self, users: Ints) -> Matrix:
         return newest(_fitted(self._data), users, self.decay, self.most).toarray()
+
+    def block(self, users: Ints) -> Scored:
+        return sparse(newest(_fitted(self._data), users, self.decay, self.most))
 
 
 @dataclass
@@ -136,6 +155,9 @@ class Habit:
     def scores(self, users: Ints) -> Matrix:
         _fitted(self._data)
         return self._met[users].toarray()
+
+    def block(self, users: Ints) -> Scored:
+        return sparse(self._met[users])
 
 
 @dataclass
@@ -172,8 +194,13 @@ class CoVisitation:
         self._data = data
 
     def scores(self, users: Ints) -> Matrix:
-        data = _fitted(self._data)
-        return (newest(data, users, self.decay, self.most) @ self._matrix).toarray()
+        return self._scores(users).toarray()
+
+    def block(self, users: Ints) -> Scored:
+        return sparse(self._scores(users))
+
+    def _scores(self, users: Ints) -> csr_matrix:
+        return newest(_fitted(self._data), users, self.decay, self.most) @ self._matrix
 
     def between(self, item: Ints, other: Ints) -> Floats:
         """Normalised C[item, other], element by element; 0 for a pair never met."""
@@ -182,9 +209,9 @@ class CoVisitation:
             return np.zeros(0)
         return np.asarray(self._matrix[item, other], np.float64).reshape(-1)
 
-    def rows(self, item: Ints) -> Matrix:
-        """[len(item), items]: normalised C[item, ·] + C[·, item], for "similar items"."""
-        return (self._matrix[item] + self._matrix.T.tocsr()[item]).toarray()
+    def both_ways(self) -> csr_matrix:
+        """[items, items], sparse: normalised C[a, b] + C[b, a], for "similar items"."""
+        return csr_matrix(self._matrix + self._matrix.T)
 
 
 @dataclass
@@ -218,6 +245,11 @@ class Ease:
         scores = newest(data, users, self.decay, self.most) @ self._matrix
         return np.maximum(scores, 0)
 
+    def block(self, users: Ints) -> Scored:
+        if self._matrix is None:
+            return Same.of(np.zeros(len(_fitted(self._data).item_ids), np.float32))
+        return Dense(self.scores(users))
+
 
 @dataclass
 class Text:
@@ -231,17 +263,31 @@ class Text:
     most: int = 20
     temperature: float = 0.1
     _data: Interactions | None = field(default=None, repr=False)
+    _search: InnerProducts | None = field(default=None, repr=False)
 
     @property
     def name(self) -> str:
         return "text"
 
     def fit(self, data: Interactions) -> None:
-        self._data = data
+        self._data, self._search = data, None
 
     def scores(self, users: Ints) -> Matrix:
+        profile = self.profiles(users)
+        cosine = profile @ _fitted(self._data).vectors.T
+        near = np.exp((np.clip(cosine, -1, 1) - 1) / self.temperature)
+        return np.where(profile.any(axis=1, keepdims=True), near, 0).astype(np.float32)
+
+    def block(self, users: Ints) -> Scored:
+        if self._search is None:
+            self._search = searched(_fitted(self._data).vectors)
+        return Products(self.profiles(users), self._search, self.temperature)
+
+    def profiles(self, users: Ints) -> Matrix:
+        """[len(users), D], rows of length 1 (or 0)."""
         data = _fitted(self._data)
-        return near(newest(data, users, self.decay, self.most) @ data.vectors, data.vectors, self.temperature)
+        mean = newest(data, users, self.decay, self.most) @ data.vectors
+        return mean / np.maximum(np.linalg.norm(mean, axis=1, keepdims=True), np.float32(1e-9))
 
 
 @dataclass
@@ -261,9 +307,44 @@ class Novelty:
     def fit(self, data: Interactions) -> None:
         self.text.fit(data)
         self._new = data.known_items & ((meetings(data) < HARDLY) | new_items(data))
+        self._search = searched(data.vectors, self._new)
 
     def scores(self, users: Ints) -> Matrix:
         return self.text.scores(users) * self._new
+
+    def block(self, users: Ints) -> Scored:
+        return Products(self.text.profiles(users), self._search, self.text.temperature)
+
+
+@dataclass
+class Foresight:
+    """A sequence model on the items of a day, for all channels that ask it."""
+
+    model: SequenceModel
+    _data: Interactions | None = field(default=None, repr=False)
+
+    def on(self, data: Interactions) -> None:
+        """Put the model on the items of `data`, unless it is."""
+        if self._data is data:
+            return
+        self._data, self.model = data, self.model.on(data)
+        self._items = self.model.vectors()
+        self.vectors = self._items.float().cpu().numpy()
+        self.search = searched(self.vectors)
+        self._last: tuple[Interactions, bytes, Matrix] | None = None
+
+    def asked(self, data: Interactions, users: Ints, level: int) -> Matrix:
+        """[len(users), D], whose products with the items' vectors are the logits of behaviour `level`.
+
+        Args:
+            data: whose events count: they may be later than those of the items.
+            users: numbers of users. The last ones' states are kept, for the next channel will ask for them.
+            level: one of `LEVELS`.
+        """
+        key = users.tobytes()
+        if self._last is None or self._last[0] is not data or self._last[1] != key:
+            self._last = data, key, self.model.states(data, users, self._items)
+        return self._last[2] + self.model.asking(level)
 
 
 @dataclass
@@ -271,21 +352,26 @@ class SequenceChannel:
     """What the sequence model expects next, when asked for one behaviour: e^(logit − the user's largest)."""
 
     name: str
-    model: SequenceModel
+    foresight: Foresight
     level: int
     """The behaviour, one of `LEVELS`."""
     _data: Interactions | None = field(default=None, repr=False)
 
     def fit(self, data: Interactions) -> None:
         """Nothing is learnt here, but the model is put on the items of `data`."""
-        self._data, self.model = data, self.model.on(data)
-        self._vectors, self._ask = self.model.vectors(self.level)
+        self._data = data
+        self.foresight.on(data)
 
     def scores(self, users: Ints) -> Matrix:
-        states = self.model.states(_fitted(self._data), users)
-        logits = (states + self._ask) @ self._vectors.T
+        logits = self._asked(users) @ self.foresight.vectors.T
         logits -= logits.max(axis=1, keepdims=True, initial=-np.inf)
         return np.exp(logits)
+
+    def block(self, users: Ints) -> Scored:
+        return Products(self._asked(users), self.foresight.search)
+
+    def _asked(self, users: Ints) -> Matrix:
+        return self.foresight.asked(_fitted(self._data), users, self.level)
 
 
 @dataclass
@@ -306,12 +392,23 @@ class Attributes:
 
     def fit(self, data: Interactions) -> None:
         self._data, self._tags = data, tags(data)
+        stands_with = np.bincount(self._tags.indices, minlength=self._tags.shape[1])
+        self._common = stands_with > COMMON * len(data.item_ids)
+        self._with_common = self._tags[:, self._common].toarray().T.copy()
+        self._with_rare = csr_matrix(self._tags[:, ~self._common].T)
 
     def scores(self, users: Ints) -> Matrix:
-        data = _fitted(self._data)
-        profile = csr_matrix(newest(data, users, self.decay, self.most) @ self._tags)
-        length = np.sqrt(np.asarray(profile.multiply(profile).sum(axis=1)))
-        return ((profile @ self._tags.T).toarray() / np.maximum(length, 1e-9)).astype(np.float32)
+        profile = newest(_fitted(self._data), users, self.decay, self.most) @ self._tags
+        length = np.sqrt(np.asarray(profile.multiply(profile).sum(axis=1))).reshape(-1)
+        profile = csr_matrix(diags((1 / np.maximum(length, 1e-9)).astype(np.float32)) @ profile)
+        scores = profile[:, self._common].toarray() @ self._with_common
+        rare = csr_matrix(profile[:, ~self._common] @ self._with_rare)
+        row = np.repeat(np.arange(len(users)), np.diff(rare.indptr))
+        scores[row, rare.indices] += rare.data
+        return np.asarray(scores, np.float32)
+
+    def block(self, users: Ints) -> Scored:
+        return Dense(self.scores(users))
 
 
 def channels() -> dict[str, Channel]:
@@ -350,18 +447,18 @@ def meetings(data: Interactions, days: int | None = None) -> Floats:
     return np.bincount(counts.item[recent], counts.users[recent], len(data.item_ids)).astype(np.float64)
 
 
+def searched(vectors: Matrix, among: NDArray[np.bool_] | None = None) -> InnerProducts:
+    """Items' vectors made ready to be searched, all or some of them."""
+    from assets.model.mips import InnerProducts
+
+    return InnerProducts(vectors, among)
+
+
 def newest(data: Interactions, users: Ints, decay: float, most: int) -> csr_matrix:
     """[len(users), items], sparse: decay^age at each user's `most` newest items."""
     row, age, position = data.histories.expand(users, most)
     weight = (decay**age).astype(np.float32)
     return csr_matrix((weight, (row, data.histories.item[position])), (len(users), len(data.item_ids)))
-
-
-def near(profile: Matrix, vectors: Matrix, temperature: float) -> Matrix:
-    """exp((cos − 1) / temperature) between profiles and vectors; 0 for an empty profile."""
-    length = np.linalg.norm(profile, axis=1, keepdims=True)
-    cosine = (profile / np.maximum(length, 1e-9)) @ vectors.T
-    return np.where(length > 0, np.exp((np.clip(cosine, -1, 1) - 1) / temperature), 0).astype(np.float32)
 
 
 def co_visits(data: Interactions, window: int, fading: float, backward: float, to: int) -> csr_matrix:
@@ -429,6 +526,7 @@ def tags(data: Interactions) -> csr_matrix:
     known = data.known_items
     seen = np.bincount(matrix[known].indices, minlength=shape[1])
     matrix.data = np.log(max(known.sum(), 1) / np.maximum(seen, 1)).astype(np.float32)[matrix.indices]
+    matrix.eliminate_zeros()  # of words that stand with every item
     length = np.sqrt(np.asarray(matrix.multiply(matrix).sum(axis=1))).reshape(-1)
     return csr_matrix(diags(1 / np.maximum(length, 1e-9)) @ matrix).astype(np.float32)
 

@@ -15,9 +15,10 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from assets.model.channels import Channel, Matrix, popularity
+from assets.model.channels import Channel, popularity
 from assets.model.interactions import Floats, Interactions, Ints, find
 from assets.model.rules import numbered
+from assets.model.scored import Chosen, Matrix, Scored, best_of
 
 EPSILON = 1e-4
 """Score, as a share of the user's best, below which a channel has nothing to say."""
@@ -66,20 +67,24 @@ class Features:
             allowed: [len(users), items].
             least: candidates of each user; where the channels have fewer, the most popular others join.
         """
-        unmet = allowed & ~self.data.met(users)
+        met = self.data.met(users)
+        unmet, own = Chosen(allowed & ~met), Chosen(allowed & met)
         chosen = self.data.met(users, OWN) & allowed
-        dense = []
+        told: list[tuple[Scored, Matrix]] = []
         for channel in self.channels.values():
-            scores = np.where(allowed, channel.scores(users), np.float32(0))
-            best = np.maximum(scores.max(axis=1, keepdims=True, initial=0), np.float32(1e-12))
-            _choose(chosen, scores * unmet, best * np.float32(EPSILON), PER_CHANNEL)
-            dense.append((scores, best))
-        for short in np.flatnonzero(chosen.sum(axis=1) < least):
+            scored = channel.block(users)
+            first = scored.first(PER_CHANNEL, unmet)
+            best = best_of(len(users), scored, first, own)
+            heard = scored.share(first.score, best[first.row]) > EPSILON
+            chosen[first.row[heard], first.item[heard]] = True
+            told.append((scored, best))
+        for short in np.flatnonzero(np.count_nonzero(chosen, axis=1) < least):
             others = self._by_popularity[(allowed & ~chosen)[short, self._by_popularity]]
-            chosen[short, others[: least - int(chosen[short].sum())]] = True
-        row, item = np.nonzero(chosen)
+            chosen[short, others[: least - np.count_nonzero(chosen[short])]] = True
+        pairs = Chosen(chosen)
+        row, item = pairs.places
         # A matrix product rounds differently in a block of another size; rounding makes ties of that noise.
-        shares = [np.round(scores[row, item] / best[row, 0], 6) for scores, best in dense]
+        shares = [np.round(scored.share(scored.at(pairs), best[row]), 6) for scored, best in told]
         logs = [np.log(share + np.float32(EPSILON)) for share in shares]
         begins = np.searchsorted(row, row)
         columns = [*logs, *(_ranks(row, begins, log) for log in logs)]
@@ -207,17 +212,6 @@ class Features:
 def _numbered(names: NDArray[np.object_]) -> Ints:
     """Groups by number; 0 for the unnamed."""
     return numbered(np.append("", names))[1:]
-
-
-def _choose(chosen: NDArray[np.bool_], scores: Matrix, floor: Matrix, most: int) -> None:
-    """Mark the `most` best of each row that lie above its floor."""
-    import torch
-
-    # Four times as fast as numpy's partition, row by row the same.
-    best = torch.from_numpy(scores).topk(min(most, scores.shape[1]), sorted=False)
-    item, score = best.indices.numpy(), best.values.numpy()
-    row, place = np.nonzero(score > floor)
-    chosen[row, item[row, place]] = True
 
 
 def _ranks(row: Ints, begins: Ints, score: Matrix) -> Matrix:

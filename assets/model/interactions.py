@@ -391,9 +391,16 @@ def strongest_of(log: Log, items: int) -> tuple[Ints, Ints, Ints]:
     return pair[last] // max(items, 1), pair[last] % max(items, 1), level[last]
 
 
-def blocks(users: Ints, items: int, cells: int = 4_000_000) -> list[Ints]:
-    """Users in blocks of at most `cells` scores, which bounds the memory of a [users, items] matrix."""
-    size = max(1, cells // max(items, 1))
+def blocks(users: Ints, items: int, cells: int = 4_000_000, most: int | None = None) -> list[Ints]:
+    """Users in blocks of at most `cells` scores, which bounds the memory of a [users, items] matrix.
+
+    Args:
+        users: any numbers.
+        items: columns of the matrix.
+        cells: of the matrix.
+        most: users of a block, where something else grows with them.
+    """
+    size = max(1, min(cells // max(items, 1), most or len(users)))
     return [users[first : first + size] for first in range(0, len(users), size)]
 
 

@@ -109,6 +109,24 @@ class InnerProducts:
             found.scores[rows, : items.shape[1]] = scores
         return found
 
+    def at(
+        self, users: NDArray[np.float32], row: NDArray[np.int64], item: NDArray[np.int64]
+    ) -> NDArray[np.float32]:
+        """[pairs] inner products of some pairs, to the last bit what `first` says; −inf where the item is not
+        allowed.
+
+        Args:
+            users: [U, D], finite.
+            row: [pairs] places in `users`, in order.
+            item: [pairs] numbers in the items given.
+        """
+        place = self._place[item]
+        scores = np.full(len(row), -np.inf, np.float32)
+        asked, known = torch.from_numpy(np.ascontiguousarray(users, np.float32)), np.flatnonzero(place >= 0)
+        pairs = (torch.from_numpy(values[known]).to(self._device) for values in (row, place))
+        scores[known] = self._exact(asked.to(self._device), *pairs).cpu().numpy()
+        return scores
+
     def _first(
         self, users: Tensor, k: int, masked: tuple[Tensor, Tensor] | None
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:

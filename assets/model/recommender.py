@@ -26,9 +26,18 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
 
 from assets.model.calibration import Curve, apply_curve, fit_curve
-from assets.model.channels import Channel, CoVisitation, Matrix, SequenceChannel, channels, popularity
+from assets.model.channels import (
+    Channel,
+    CoVisitation,
+    Foresight,
+    SequenceChannel,
+    channels,
+    popularity,
+    searched,
+)
 from assets.model.features import EPSILON, PER_CHANNEL, Candidates, Features
 from assets.model.interactions import (
     LEVELS,
@@ -44,7 +53,8 @@ from assets.model.interactions import (
 from assets.model.metrics import top_k
 from assets.model.ranker import Pairs, Ranker, fit_ranker
 from assets.model.reasons import OFFERED, POPULAR, reasons
-from assets.model.rules import EXPLORED, Rules, allowed, arrange, fit_rules, new_items, show_new
+from assets.model.rules import EXPLORED, Rules, allowed, arrange, fit_rules, held_back, new_items, show_new
+from assets.model.scored import Chosen, Matrix, Sparse, first_of
 from assets.model.train import SEQUENCE
 
 if TYPE_CHECKING:
@@ -56,6 +66,8 @@ EVERYONE = ""
 """The user key of the shelf for shoppers nobody knows yet."""
 CANDIDATES = 100
 """Items per user that are calibrated and ranked by value."""
+CELLS, AT_ONCE = 16_000_000, 512
+"""(User, item) pairs, and users, that are looked at together: a pair takes a few bytes, a user 100 KB."""
 FORMAT = 2
 """Of recommender.json."""
 MEETS_NEW = 0.005
@@ -247,9 +259,9 @@ class Recommender:
         """All channels that are used, fitted."""
         every = channels()
         if self.sequence:
+            foresight = Foresight(self.sequence)
             asked = {
-                name: SequenceChannel(name, self.sequence, level)
-                for name, level in self.params["asks"].items()
+                name: SequenceChannel(name, foresight, level) for name, level in self.params["asks"].items()
             }
             every = {**asked, **every}
         used = {name: channel for name, channel in every.items() if name not in self.params["without"]}
@@ -283,6 +295,10 @@ class Recommender:
     @cached_property
     def rules(self) -> Rules:
         return Rules.from_dict(self.params["rules"])
+
+    @cached_property
+    def _held_back(self) -> tuple[Ints, Ints]:
+        return held_back(self.data, self.rules)
 
     def scores(self, users: Ints) -> Matrix:
         """[len(users), items] relevance of known items; what is no candidate lies below, by popularity.
@@ -322,7 +338,7 @@ class Recommender:
             items: [pairs].
         """
         p = np.zeros((len(users), len(OUTCOMES)))
-        for block in blocks(np.unique(users), len(self.data.item_ids)):
+        for block in blocks(np.unique(users), len(self.data.item_ids), CELLS, AT_ONCE):
             found = self.features.candidates(block, self.open_to(block))
             told = self._probabilities(block, found, self._scores(found))
             least = np.ones((len(block), len(OUTCOMES)))
@@ -388,7 +404,8 @@ class Recommender:
         number = self.data.numbers_of(users)
         known = np.isin(number, self.data.known_users)
         asked = np.unique(number[known])
-        rows = [self._shelf(block, k, values) for block in blocks(asked, len(self.data.item_ids))]
+        parts = blocks(asked, len(self.data.item_ids), CELLS, AT_ONCE)
+        rows = [self._shelf(block, k, values) for block in parts]
         strangers = dict.fromkeys(key for key, is_known in zip(users, known, strict=True) if not is_known)
         rows += [self._popular_shelf(key, k, worth) for key in strangers]
         shelf = pa.concat_tables([RECOMMENDATIONS.empty_table(), *rows])
@@ -399,7 +416,7 @@ class Recommender:
     def shelves(self, users: Ints, k: int, values: Values | None = None) -> Ints:
         """[len(users), k] item numbers: what `recommend` shows users by number, best first, then -1."""
         parts = [np.zeros((0, k), np.int64)]
-        for block in blocks(users, len(self.data.item_ids)):
+        for block in blocks(users, len(self.data.item_ids), CELLS, AT_ONCE):
             shown = self.ranked(block, k, values)
             parts.append(np.full((len(block), k), -1, np.int64))
             parts[-1][shown.row, shown.rank - 1] = shown.item
@@ -411,22 +428,32 @@ class Recommender:
 
     def similar_items(self, k: int) -> pa.Table:
         """Table of `SIMILAR`: half nearness in words, half met in the same sessions, each at most 1."""
-        items = len(self.data.item_ids)
-        together = cast(CoVisitation, self.channels["co_visitation"])
+        ids, vectors = self.data.item_ids, self.data.vectors
+        together = cast(CoVisitation, self.channels["co_visitation"]).both_ways()
+        most = together.max(axis=1).toarray()[:, 0].astype(np.float32)
+        search = searched(vectors, self._offered)
         parts = [SIMILAR.empty_table()]
-        for block in blocks(np.arange(items), items):
-            words = np.clip(self.data.vectors[block] @ self.data.vectors.T, 0, 1)
-            met = together.rows(block)
-            similarity = np.round((words + _by_row_maximum(met)) / 2, 6)
-            other = np.ones_like(similarity, bool)
-            other[np.arange(len(block)), block] = False
-            best = top_k(similarity, k, other & self._offered)
-            row, place = np.nonzero(best >= 0)
-            item, chosen = block[row], best[row, place]
-            found = similarity[row, chosen].astype(np.float64)
-            ids = self.data.item_ids
-            parts.append(_table([ids[item], place + 1, ids[chosen], found], SIMILAR))
+        for block in blocks(np.arange(len(ids)), len(ids), CELLS, AT_ONCE):
+            near, met = search.first(vectors[block], k + 1).items, Sparse(together[block])
+            among = Chosen(self._alike(block, near, together[block]))
+            row, item = among.places
+            words = np.clip(search.at(vectors[block], row, item), 0, 1)
+            similarity = (words + met.share(met.at(among), most[block][row])) / np.float32(2)
+            best = first_of(row, item, similarity.round(6), k)
+            rank = np.arange(len(best.row)) - np.searchsorted(best.row, best.row) + 1
+            columns = [ids[block[best.row]], rank, ids[best.item], best.score.astype(np.float64)]
+            parts.append(_table(columns, SIMILAR))
         return pa.concat_tables(parts)
+
+    def _alike(self, block: Ints, near: Ints, met: csr_matrix) -> NDArray[np.bool_]:
+        """[items of the block, items] that may be among the most similar: what has not been met with an item
+        counts by its words alone, so the nearest of that are enough."""
+        alike = np.zeros(met.shape, bool)
+        alike[np.repeat(np.arange(len(block)), np.diff(met.indptr)), met.indices] = True
+        row, place = np.nonzero(near >= 0)
+        alike[row, near[row, place]] = True
+        alike[np.arange(len(block)), block] = False
+        return alike & self._offered
 
     def _worth(self, values: Values | None) -> Floats:
         """[items, browse | click | purchase]; an item without a price is worth nothing where price counts."""
@@ -449,7 +476,7 @@ class Recommender:
     def ranked(self, users: Ints, k: int, values: Values | None = None) -> Shown:
         """The first k of each user by value and rules: what is published, as numbers."""
         worth = self._worth(values)
-        among = allowed(self.data, users, self.rules)
+        among = allowed(self.data, users, self._held_back)
         found = self.features.candidates(users, among, k)
         scores = self._scores(found)
         p, relevance = self._probabilities(users, found, scores), scores["browse"]
@@ -517,7 +544,7 @@ def _pairs(recommender: Recommender, held: HeldOut, users: Ints) -> _Learnt:
     key = held.user * items + held.item
     nothing, width = np.zeros(0, np.int64), len(recommender.features.names)
     parts = [_Learnt(nothing, np.zeros((0, width), np.float32), nothing, np.zeros(0, bool))]
-    for block in blocks(users, items):
+    for block in blocks(users, items, CELLS, AT_ONCE):
         found = recommender.features.candidates(block, recommender.open_to(block))
         user = block[found.row]
         wanted = user * items + found.item
@@ -571,10 +598,6 @@ def _asks(held: HeldOut) -> dict[str, int]:
 def _within(row: Ints, most: int) -> NDArray[np.bool_]:
     """Which of rows in order are among the first `most` of their row."""
     return np.arange(len(row)) - np.searchsorted(row, row) < most
-
-
-def _by_row_maximum(scores: Matrix) -> Matrix:
-    return scores / np.maximum(scores.max(axis=1, keepdims=True, initial=0), np.float32(1e-12))
 
 
 def _table(columns: Sequence[NDArray[Any]], schema: pa.Schema) -> pa.Table:

@@ -143,15 +143,25 @@ def fit_rules(data: Interactions, config: Mapping[str, Any]) -> Rules:
     return Rules(held=held, held_else=int(otherwise)).under(config)
 
 
-def allowed(data: Interactions, users: Ints, rules: Rules) -> Mask:
+def held_back(data: Interactions, rules: Rules) -> tuple[Ints, Ints]:
+    """(user, item) of the purchases that hold an item back on the day after `as_of`."""
+    bought = _purchases(data)
+    days = np.zeros(len(data.item_ids), np.int64)
+    some = np.unique(bought.item)
+    days[some] = [rules.days(category) for category in data.categories[some]]
+    recent = bought.where(bought.day > data.as_of.toordinal() - days[bought.item])
+    return recent.user, recent.item
+
+
+def allowed(data: Interactions, users: Ints, held_back: tuple[Ints, Ints]) -> Mask:
     """[len(users), items]: known, in stock, and not held back because the user bought it already.
 
     Args:
         data: as of the day of the shelf; the shelf is for the day after.
         users: each once, in any order.
-        rules: those in force.
+        held_back: what `held_back` found for the rules in force.
     """
-    user, item = _held_back(data, rules)
+    user, item = held_back
     order = np.argsort(users)
     held = np.empty((len(users), len(data.item_ids)), bool)
     held[order] = pair_matrix(users[order], (user, item), held.shape[1])
@@ -316,16 +326,6 @@ def _likeness(data: Interactions, items: Ints, rules: Rules) -> NDArray[np.float
     vectors = data.vectors[items]
     # Products in another batch differ in their last bits; rounding makes ties of that noise.
     return (vectors @ vectors.transpose(0, 2, 1)).round(4)
-
-
-def _held_back(data: Interactions, rules: Rules) -> tuple[Ints, Ints]:
-    """(user, item) of the purchases that hold an item back on the day after `as_of`."""
-    bought = _purchases(data)
-    days = np.zeros(len(data.item_ids), np.int64)
-    some = np.unique(bought.item)
-    days[some] = [rules.days(category) for category in data.categories[some]]
-    recent = bought.where(bought.day > data.as_of.toordinal() - days[bought.item])
-    return recent.user, recent.item
 
 
 def _purchases(data: Interactions) -> Log:

@@ -166,10 +166,18 @@ class SequenceModel:
     edges: list[float]
     """Prices at which a bucket ends."""
 
-    def states(self, data: Interactions, users: Ints, batch: int = 256) -> NDArray[np.float32]:
+    def states(
+        self, data: Interactions, users: Ints, vectors: Tensor | None = None, batch: int = 256
+    ) -> NDArray[np.float32]:
         """[len(users), D] what the network makes of each user's newest events; 0 without any.
 
         The states of a user do not depend on who else is in the batch, but for rounding.
+
+        Args:
+            data: whose events count.
+            users: numbers of users.
+            vectors: those of the items, where they have been asked for already.
+            batch: users at a time.
         """
         sequences, config = data.sequences, self.network.config
         first, last = sequences.newest(users, config.length)
@@ -177,7 +185,7 @@ class SequenceModel:
         device = self.network.ids.weight.device
         self.network.eval()
         with torch.inference_mode():
-            vectors = self._vectors(device)
+            vectors = self.vectors() if vectors is None else vectors
             order = np.argsort(last - first, kind="stable")
             order = order[last[order] > first[order]]
             for begin in range(0, len(order), batch):
@@ -189,15 +197,15 @@ class SequenceModel:
                 states[rows] = h[torch.arange(len(rows), device=device), end].float().cpu().numpy()
         return states
 
-    def vectors(self, level: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Item vectors [items, D], and what is added to a state to ask for behaviour `level` [D]."""
-        with torch.inference_mode():
-            vectors = self._vectors(self.network.ids.weight.device).float().cpu().numpy()
-            return vectors, self.network.wanted.weight[level].float().cpu().numpy()
-
-    def _vectors(self, device: torch.device) -> Tensor:
+    def vectors(self) -> Tensor:
+        """[items, D] item vectors: their products with a state that asks for something are logits."""
         self.network.eval()
-        return self.network.items(torch.arange(len(self.item_ids), device=device))
+        with torch.inference_mode():
+            return self.network.items(torch.arange(len(self.item_ids), device=self.network.ids.weight.device))
+
+    def asking(self, level: int) -> NDArray[np.float32]:
+        """[D] what is added to a state to ask for behaviour `level`."""
+        return self.network.wanted.weight[level].detach().float().cpu().numpy()
 
     def on(self, data: Interactions) -> SequenceModel:
         """The same network on other interactions; an item it never saw has its words and price."""
@@ -402,8 +410,8 @@ def _quality(model: SequenceModel, held: HeldOut, users: Ints) -> float:
     if not len(users):
         return 0.0
     level = int(np.bincount(held.level).argmax())
-    vectors, ask = model.vectors(level)
-    states = model.states(held.past, users) + ask
+    items = model.vectors()
+    vectors, states = items.float().cpu().numpy(), model.states(held.past, users, items) + model.asking(level)
     figures = []
     for rows in blocks(np.arange(len(users)), len(vectors)):
         block = users[rows]

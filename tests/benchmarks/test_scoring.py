@@ -8,11 +8,12 @@ from benchmarks.scoring import main
 
 def test_the_report_has_every_figure_that_is_promised(tmp_path):
     out = tmp_path / "report.json"
-    asked = ["--items", "2000,3000", "--users", "40", "--texts", "12", "--rounds", "1", "--out", str(out)]
-    assert main(asked) == 0
+    asked = ["--items", "2000,3000", "--shops", "2000", "--users", "40", "--texts", "12", "--rounds", "1"]
+    assert main([*asked, "--out", str(out)]) == 0
     report = json.loads(out.read_text())
     found = {figure["name"]: figure for figure in report["figures"]}
     names = {f"scoring.top100_{size}_x128.{figure}" for size in ("2k", "3k") for figure in OF_EACH_SIZE}
+    names |= {f"scoring.shelf_2k.{figure}" for figure in OF_EACH_SHOP}
     missing = (names | OF_ENCODING) - set(found) - set(report["skipped"])
     assert not missing
     assert all(math.isfinite(figure["value"]) for figure in found.values())
@@ -29,6 +30,12 @@ OF_EACH_SIZE = (
     "speedup_over_best_peer",
     "share_of_matmul_rate",
     "cost_of_masks",
+    "peak_mib_of_40_users",
+    "peak_mib_of_160_users",
+)
+OF_EACH_SHOP = (
+    "speedup_over_all_scores",
+    "users_per_second",
     "peak_mib_of_40_users",
     "peak_mib_of_160_users",
 )

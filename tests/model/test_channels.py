@@ -18,6 +18,7 @@ from assets.model.channels import (
     Channel,
     CoVisitation,
     Ease,
+    Foresight,
     Habit,
     Novelty,
     Popularity,
@@ -28,11 +29,13 @@ from assets.model.channels import (
     channels,
     co_visits,
     ease,
+    newest,
     tags,
 )
 from assets.model.interactions import Interactions
 from assets.model.metrics import top_k
 from assets.model.rules import NEW_DAYS
+from assets.model.scored import Chosen, best_of
 from assets.model.sequence import SequenceConfig, SequenceTrainer
 from tests.model.worlds import Event, World, checkerboard, clusters, little_worlds, random_world
 
@@ -45,7 +48,7 @@ def sequence_channel() -> SequenceChannel:
     """A model that has seen some random world; it is put on the items of any other."""
     config = SequenceConfig(width=8, length=10, epochs=1)
     model = SequenceTrainer(config, torch.device("cpu")).fit(random_world(0).held)
-    return SequenceChannel("sequence", model, level=0)
+    return SequenceChannel("sequence", Foresight(model), level=0)
 
 
 @pytest.fixture(params=list(EVERY))
@@ -82,6 +85,28 @@ def test_a_block_of_users_scores_like_one_by_one(fitted, seed):
     together = channel.scores(shuffled)
     for row, user in enumerate(shuffled):
         np.testing.assert_allclose(channel.scores(np.array([user]))[0], together[row], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_block_says_of_some_what_the_scores_say_of_all(fitted, seed):
+    """The same shares of the best, and the same first items, but for what rounding mixes up."""
+    data = watched(seed).data
+    users, channel = np.arange(len(data.users)), fitted(data)
+    among = Chosen(np.random.default_rng(seed).random((len(users), len(data.item_ids))) < 0.7)
+    every, block = Chosen(np.ones(among.mask.shape, bool)), channel.block(users)
+    scores = channel.scores(users)
+    best = best_of(len(users), block, block.first(1, every), among)
+    share = block.share(block.at(every), best[every.places[0]]).reshape(scores.shape)
+    wanted = scores / np.maximum(scores.max(axis=1, keepdims=True), 1e-12)
+    np.testing.assert_allclose(share, wanted, atol=1e-5)
+    first = block.first(5, among)
+    told = np.zeros(scores.shape, bool)
+    told[first.row, first.item] = True
+    assert told.sum() == len(first.row) and not (told & ~among.mask).any()
+    fifth = -np.sort(-np.where(among.mask, scores, 0), axis=1)[:, 4:5]
+    assert told[(scores > fifth * (1 + 1e-5) + 1e-7) & among.mask].all()
+    assert (scores >= fifth * (1 - 1e-5) - 1e-7)[told].all()
+    assert (told.sum(axis=1) == np.minimum(((scores > 0) & among.mask).sum(axis=1), 5)).all()
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -287,6 +312,20 @@ def test_items_that_share_rare_words_are_found_without_an_encoder():
     assert min(boot, lamp) > 0 == nameless
 
 
+@pytest.mark.parametrize("share", [0.0, 0.05, 0.2, 1.0])
+def test_common_and_rare_words_count_alike(monkeypatch, share):
+    """However many words are called common, scores are cosines of what is said."""
+    monkeypatch.setattr("assets.model.channels.COMMON", share)
+    data = random_world(2).data
+    words = [f"word{n % 3} word{n % 10} word{n}" for n in range(len(data.item_ids))]
+    data = replace(data, titles=np.asarray(words, object))
+    channel, said, users = Attributes(), tags(data).toarray(), np.arange(len(data.users))
+    channel.fit(data)
+    profile = newest(data, users, channel.decay, channel.most) @ said
+    length = np.linalg.norm(profile, axis=1, keepdims=True)
+    np.testing.assert_allclose(channel.scores(users), profile / np.maximum(length, 1e-9) @ said.T, atol=1e-6)
+
+
 def test_habits_are_days_each_worth_half_after_the_half_life():
     events = [Event(0, "u", "a"), Event(0, "u", "a", minute=5), Event(6, "u", "a"), Event(9, "u", "b")]
     world = World(events, list("abc"), 10, np.eye(3, dtype=np.float32))
@@ -325,10 +364,10 @@ def test_a_sequence_channel_gives_its_best_item_one_and_asks_for_its_behaviour()
     channel.fit(data)
     scores = channel.scores(users)
     np.testing.assert_array_equal(scores.max(axis=1), 1)
-    states = channel.model.states(data, users)
+    model = channel.foresight.model
+    states = model.states(data, users)
     for level in (0, 3):
-        vectors, ask = channel.model.vectors(level)
-        logits = (states + ask) @ vectors.T
+        logits = (states + model.asking(level)) @ model.vectors().numpy().T
         asked = replace(channel, level=level)
         asked.fit(data)
         wanted = np.exp(logits - logits.max(axis=1, keepdims=True))

@@ -387,6 +387,31 @@ def test_similar_items_are_near_in_words_and_in_sessions():
         assert row["item_id"] != row["similar_item_id"] and 0 <= row["similarity"] <= 1
 
 
+@pytest.mark.parametrize("k", [1, 4, 100])
+@pytest.mark.parametrize("seed", range(3))
+def test_similar_items_are_the_first_of_all_pairs(seed, k):
+    """Half the words, half the sessions, looked at pair by pair."""
+    made = fit(random_world(seed))
+    data = replace(made.data, in_stock=np.arange(len(made.data.item_ids)) % 5 > 0)
+    made = Recommender(made.fitted, data)
+    together = made.channels["co_visitation"].both_ways().toarray()
+    met = together / np.maximum(together.max(axis=1, keepdims=True), 1e-12)
+    likeness = (np.clip(data.vectors @ data.vectors.T, 0, 1) + met) / 2
+    wanted: dict[str, list[float]] = {}
+    for item, row in zip(data.item_ids, likeness, strict=True):
+        others = (data.item_ids != item) & data.in_stock & data.known_items
+        wanted[item] = sorted(row[others].tolist(), reverse=True)[:k]
+    found: dict[str, list[float]] = {item: [] for item in data.item_ids}
+    number = {item: n for n, item in enumerate(data.item_ids)}
+    for row in made.similar_items(k).to_pylist():
+        found[row["item_id"]].append(row["similarity"])
+        assert row["rank"] == len(found[row["item_id"]])
+        pair = number[row["item_id"]], number[row["similar_item_id"]]
+        assert row["similarity"] == pytest.approx(likeness[pair], abs=2e-6)
+    for item, similarities in wanted.items():
+        np.testing.assert_allclose(found[item], similarities, atol=2e-6)
+
+
 def test_a_shop_of_two_days_gets_a_shelf_too():
     world = random_world(11, days=2)
     made = fit(world)

@@ -20,6 +20,7 @@ from assets.model.rules import (
     allowed,
     arrange,
     fit_rules,
+    held_back,
     new_items,
     show_new,
 )
@@ -293,7 +294,9 @@ def test_allowed_is_known_in_stock_and_not_held_back():
     data = replace(data, categories=np.asarray(["x", "x", "y", "y", "x", "x"], object))
 
     def left_off(rules: Rules, users: list[int]) -> list[list[int]]:
-        return [np.flatnonzero(~row).tolist() for row in allowed(data, np.array(users), rules)]
+        return [
+            np.flatnonzero(~row).tolist() for row in allowed(data, np.array(users), held_back(data, rules))
+        ]
 
     assert left_off(Rules(), [0, 1]) == [[1, 2, 4, 5], [3, 4, 5]]
     assert left_off(Rules(), [1, 0]) == [[3, 4, 5], [1, 2, 4, 5]]

@@ -37,8 +37,8 @@ def fit(world: World, **changes: object) -> SequenceModel:
 
 def logits(model: SequenceModel, data: Interactions, level: int = 0) -> np.ndarray:
     """[users, items] when asked for a behaviour."""
-    vectors, ask = model.vectors(level)
-    return (model.states(data, np.arange(len(data.users))) + ask) @ vectors.T
+    states = model.states(data, np.arange(len(data.users))) + model.asking(level)
+    return states @ model.vectors().numpy().T
 
 
 def circle(seed: int = 0, things: int = 12, shoppers: int = 40, days: int = 3) -> World:
@@ -131,7 +131,8 @@ def test_states_do_not_depend_on_who_else_is_in_the_batch(seed):
     users = np.random.default_rng(seed).permutation(len(data.users))
     together = model.states(data, users)
     np.testing.assert_allclose(model.states(data, users, batch=3), together, atol=1e-4)
-    one_by_one = np.concatenate([model.states(data, np.array([user])) for user in users])
+    vectors = model.vectors()
+    one_by_one = np.concatenate([model.states(data, np.array([user]), vectors) for user in users])
     np.testing.assert_allclose(one_by_one, together, atol=1e-4)
 
 
@@ -392,7 +393,7 @@ def test_an_item_it_never_saw_has_its_words_and_price():
     world = two_tastes()
     model = fit(world, epochs=2)
     twin = replace(world, items=[*world.items, "c"], vectors=np.vstack([world.vectors, world.vectors[:1]]))
-    vectors, _ = model.on(twin.data).vectors(0)
+    vectors = model.on(twin.data).vectors()
     network = model.network
     words = network.words(torch.from_numpy(world.vectors[:1])) + network.prices(torch.tensor([0]))
-    np.testing.assert_allclose(vectors[16:], words.detach().numpy(), atol=1e-6)
+    np.testing.assert_allclose(vectors[16:].numpy(), words.detach().numpy(), atol=1e-6)

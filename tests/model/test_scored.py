@@ -1,0 +1,104 @@
+"""Scores at hand in each form, against the matrix that they stand for."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.sparse import csr_matrix
+
+from assets.model.channels import searched
+from assets.model.scored import (
+    Chosen,
+    Dense,
+    First,
+    Products,
+    Same,
+    Scored,
+    Sparse,
+    best_of,
+    first_of,
+    sparse,
+)
+
+
+def little(form: str, seed: int, users: int, items: int) -> tuple[Scored, np.ndarray]:
+    """Whole numbers, among which many are equal; and the matrix of them, −inf or 0 for nothing."""
+    random = np.random.default_rng(seed)
+    matrix = random.integers(-3, 4, (users, items)).clip(0).astype(np.float32)
+    if form == "same":
+        matrix[:] = matrix[:1]
+        return Same.of(matrix[0] if users else np.zeros(items, np.float32)), matrix
+    if form == "products":
+        people, things = (random.integers(-2, 3, (n, 3)).astype(np.float32) for n in (users, items))
+        nobody = ~people.any(axis=1, keepdims=True)
+        return Products(people, searched(things), 0.5), np.where(nobody, -np.inf, people @ things.T)
+    return {"dense": Dense, "sparse": Sparse}[form](matrix if form == "dense" else csr_matrix(matrix)), matrix
+
+
+FORMS = ["dense", "sparse", "same", "products"]
+
+
+@pytest.mark.parametrize("form", FORMS)
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 10_000), users=st.integers(0, 6), items=st.sampled_from([1, 4, 30, 400]),
+    k=st.sampled_from([1, 3, 40]), share=st.floats(0, 1),
+)  # fmt: skip
+def test_each_form_says_what_the_matrix_says(form, seed, users, items, k, share):
+    """The first by score and then by number, and every score where it stands."""
+    scored, matrix = little(form, seed, users, items)
+    chosen = Chosen(np.random.default_rng(seed).random(matrix.shape) < share)
+    found = scored.first(k, chosen)
+    among = np.where(chosen.mask & (matrix > scored.nothing), matrix, -np.inf)
+    wanted = [
+        (row, item, among[row, item])
+        for row in range(users)
+        for item in np.argsort(-among[row], kind="stable")[:k].tolist()
+        if among[row, item] > -np.inf
+    ]
+    assert list(zip(found.row.tolist(), found.item.tolist(), found.score.tolist(), strict=True)) == wanted
+    np.testing.assert_array_equal(scored.at(chosen), matrix[chosen.mask])
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("seed", range(5))
+def test_shares_are_of_the_best_there_is(form, seed):
+    scored, matrix = little(form, seed, 8, 20)
+    every = Chosen(np.ones(matrix.shape, bool))
+    best = best_of(8, scored, scored.first(1, every), Chosen(np.zeros(matrix.shape, bool)))
+    np.testing.assert_array_equal(best, matrix.max(axis=1))
+    share = scored.share(scored.at(every), best[every.places[0]]).reshape(matrix.shape)
+    something = matrix.max(axis=1) > scored.nothing
+    assert not share[~something].any() and (share[something].max(axis=1) == 1).all()
+    assert (share >= 0).all() and (
+        np.argsort(share, kind="stable") == np.argsort(matrix, kind="stable")
+    ).all()
+
+
+def test_the_best_may_be_one_that_is_not_among_the_first():
+    """As an item of the shopper's own is, where only others are looked for."""
+    matrix = np.array([[0.5, 2.0, 1.0], [0, 0, 0]], np.float32)
+    own = Chosen(matrix == 2.0)
+    scored = Dense(matrix)
+    assert best_of(2, scored, scored.first(1, Chosen(~own.mask)), own).tolist() == [2.0, 0.0]
+
+
+def test_pairs_that_nobody_asks_for():
+    chosen = Chosen(np.array([[True, False], [False, True]]))
+    assert [place.tolist() for place in chosen.places] == [[0, 1], [0, 1]]
+    assert [place.tolist() for place in chosen.others] == [[0, 1], [1, 0]]
+    assert chosen.keys.tolist() == [0, 3]
+
+
+def test_a_full_matrix_is_written_out():
+    few, many = np.eye(20, dtype=np.float32), np.ones((20, 20), np.float32)
+    assert isinstance(sparse(csr_matrix(few)), Sparse) and isinstance(sparse(csr_matrix(many)), Dense)
+
+
+def test_equal_ones_come_by_number():
+    row, item = np.array([0, 0, 0, 2]), np.array([7, 5, 6, 1])
+    found = first_of(row, item, np.array([1, 1, 2, 0], np.float32), 2)
+    assert (found.row.tolist(), found.item.tolist()) == ([0, 0, 2], [6, 5, 1])
+    assert isinstance(found, First)
