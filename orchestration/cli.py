@@ -114,13 +114,8 @@ def ui(
     """Open the web UI, with the daemon that runs schedule and sensors."""
     from orchestration.instance import PROJECT, prepare_instance
 
-    home = _home()
     _require_free(port)
-    if not home.shop_file.exists():
-        raise NextStepError(
-            f"{home.root} is no shop yet. Run: make demo, to look at one; or for your own: "
-            "nightshelf init --name NAME --timezone ZONE --first-day YYYY-MM-DD"
-        )
+    home = _shop()
     os.environ["DAGSTER_HOME"] = str(prepare_instance(home))
     _console().print(f"The web UI of {home.root} comes up at http://127.0.0.1:{port} (Ctrl-C ends it).")
     sys.stdout.flush()
@@ -193,7 +188,7 @@ def night(
     from orchestration.nights import attempts_of_night, first_night
     from orchestration.runs import of_day
 
-    home = _home()
+    home = _shop()
     which = day.date() if day else _last_ended(home)
     _require_ended(home, which)
     if which < first_night(home.shop):
@@ -219,7 +214,7 @@ def backfill(
     from orchestration.backfill import make_model, make_shelf, make_tables, tag_of, take_in
     from orchestration.nights import days_between, first_night
 
-    home, console = _home(), _console()
+    home, console = _shop(), _console()
     begin, end = _window(home, first, last)
     nights = [] if tables else days_between(max(begin, first_night(home.shop)), end)
     if dry_run:
@@ -252,7 +247,7 @@ def backtest(
     from assets.recommendations.history import write_history
     from orchestration.backtest import NAMES, Backtest, history_page
 
-    home, console = _home(), _console()
+    home, console = _shop(), _console()
     begin, end = _window(home, first, last)
     if out and out.suffix != ".png":
         raise NextStepError(f"{out} is no .png. Name the picture like: --out backtest.png")
@@ -357,6 +352,21 @@ def _home() -> Home:
     from resources.home import Home
 
     return Home.current()
+
+
+def _shop() -> Home:
+    """The home, which has been set up.
+
+    Raises:
+        NextStepError: it has not: with a shop of defaults, days would be looked for that nobody has logs of.
+    """
+    home = _home()
+    if not home.shop_file.exists():
+        raise NextStepError(
+            f"{home.root} is no shop yet. Run: make demo, to look at one; or for your own: "
+            "nightshelf init --name NAME --timezone ZONE --first-day YYYY-MM-DD"
+        )
+    return home
 
 
 def _console() -> Console:

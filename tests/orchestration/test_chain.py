@@ -43,35 +43,35 @@ def rows(file: Path) -> list[tuple]:
         return shelf.execute("SELECT * FROM recommendations ORDER BY ALL").fetchall()
 
 
-def test_a_night_that_is_run_again_changes_nothing(night: Home) -> None:
-    before = rows(night.published)
-    version = Scores.of(night, LAST).manifest
-    nightshelf(night, "night", str(LAST))
-    assert rows(night.published) == before
-    assert Scores.of(night, LAST).manifest == version
+def test_a_night_that_is_run_again_changes_nothing(shop: Home) -> None:
+    before = rows(shop.published)
+    version = Scores.of(shop, LAST).manifest
+    nightshelf(shop, "night", str(LAST))
+    assert rows(shop.published) == before
+    assert Scores.of(shop, LAST).manifest == version
 
 
-def test_a_recommendation_is_followed_back_to_its_file_and_line(night: Home) -> None:
-    with duckdb.connect(str(night.published), read_only=True) as shelf:
+def test_a_recommendation_is_followed_back_to_its_file_and_line(shop: Home) -> None:
+    with duckdb.connect(str(shop.published), read_only=True) as shelf:
         user, item = shelf.execute(
             "SELECT user_key, item_id FROM recommendations "
             "WHERE reason LIKE 'You came back%' ORDER BY ALL LIMIT 1"
         ).fetchone()
-    assert item in " ".join(nightshelf(night, "why", user, item).split())
-    told = nightshelf(night, "why", user, item)
+    assert item in " ".join(nightshelf(shop, "why", user, item).split())
+    told = nightshelf(shop, "why", user, item)
     (file, line) = re.search(r"(\S+\.(?:csv|jsonl))\D+(\d+)", told).groups()
-    text = (night.drop / file).read_text(encoding="utf-8").splitlines()[int(line) - 1]
+    text = (shop.drop / file).read_text(encoding="utf-8").splitlines()[int(line) - 1]
     assert item in text
-    assert "title" in nightshelf(night, "recommend", user)
+    assert "title" in nightshelf(shop, "recommend", user)
 
 
-def test_an_unknown_shopper_is_told_apart(night: Home) -> None:
-    assert "knows no shopper 'nobody'" in nightshelf(night, "recommend", "nobody")
+def test_an_unknown_shopper_is_told_apart(shop: Home) -> None:
+    assert "knows no shopper 'nobody'" in nightshelf(shop, "recommend", "nobody")
 
 
-def test_status_and_docs(night: Home) -> None:
-    told = nightshelf(night, "status")
+def test_status_and_docs(shop: Home) -> None:
+    told = nightshelf(shop, "status")
     assert f"of the night of {LAST}" in told and re.search(r"nights missing\s+none", told)
-    nightshelf(night, "docs")
-    page = (night.root / "docs" / "index.html").read_text(encoding="utf-8")
+    nightshelf(shop, "docs")
+    page = (shop.root / "docs" / "index.html").read_text(encoding="utf-8")
     assert "lbl_behaviors" in page

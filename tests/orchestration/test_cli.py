@@ -134,6 +134,16 @@ def test_what_cannot_be_done_says_what_can(
     assert answer in refused(capsys, *words)
 
 
+@pytest.mark.parametrize(
+    "words", [("night",), ("backfill", "2026-01-09", "2026-01-10"), ("backtest", "2026-01-09", "2026-01-10")]
+)
+def test_where_there_is_no_shop_yet_none_is_made_up(
+    place: Home, capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
+) -> None:
+    assert "nightshelf init" in refused(capsys, *words)
+    assert not place.root.exists()
+
+
 def test_wrong_usage_names_the_argument() -> None:
     result = CliRunner().invoke(app, ["night", "yesterday"])
     assert result.exit_code == 2 and "yesterday" in result.output
