@@ -12,7 +12,7 @@ import torch
 from assets.model.channels import Channel, Foresight, SequenceChannel, channels
 from assets.model.features import Features
 from assets.model.interactions import LEVELS, Interactions, Ints, blocks, hold_out
-from assets.model.recommender import AT_ONCE, CELLS
+from assets.model.recommender import CELLS, MOST_USERS
 from assets.model.rules import Rules, allowed, held_back
 from assets.model.scored import Dense, Matrix
 from assets.model.sequence import SequenceConfig, SequenceTrainer
@@ -28,7 +28,7 @@ COMPARED = 64
 
 @dataclass
 class WrittenOut:
-    """A channel that is asked for all of its scores: what nights did before, and a user's own loop would."""
+    """A channel that is asked for all of its scores, and looked through: what comes to mind first."""
 
     channel: Channel
 
@@ -55,7 +55,7 @@ def shelf(figures: Figures, items: int, users: int, rounds: int) -> None:
     def found(features: Features, cells: int, users: Ints) -> list[Ints]:
         """Of each block the pairs, flat; nothing else is kept."""
         pairs = []
-        for block in blocks(users, items, cells, AT_ONCE):
+        for block in blocks(users, items, cells, MOST_USERS):
             candidates = features.candidates(block, allowed(data, block, held), SIZE)
             pairs.append(block[candidates.row] * items + candidates.item)
         return pairs

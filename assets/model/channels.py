@@ -47,7 +47,7 @@ class Channel(Protocol):
         ...
 
     def block(self, users: Ints) -> Scored:
-        """The same scores, to be asked for some of them."""
+        """What `scores` says, as shares of each user's best, to be asked for some."""
         ...
 
 
@@ -157,6 +157,7 @@ class Habit:
         return self._met[users].toarray()
 
     def block(self, users: Ints) -> Scored:
+        _fitted(self._data)
         return sparse(self._met[users])
 
 
@@ -322,6 +323,7 @@ class Foresight:
 
     model: SequenceModel
     _data: Interactions | None = field(default=None, repr=False)
+    _last: tuple[Interactions, bytes, Matrix] | None = field(default=None, repr=False)
 
     def on(self, data: Interactions) -> None:
         """Put the model on the items of `data`, unless it is."""
@@ -330,8 +332,7 @@ class Foresight:
         self._data, self.model = data, self.model.on(data)
         self._items = self.model.vectors()
         self.vectors = self._items.float().cpu().numpy()
-        self.search = searched(self.vectors)
-        self._last: tuple[Interactions, bytes, Matrix] | None = None
+        self.search, self._last = searched(self.vectors), None
 
     def asked(self, data: Interactions, users: Ints, level: int) -> Matrix:
         """[len(users), D], whose products with the items' vectors are the logits of behaviour `level`.

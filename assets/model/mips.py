@@ -28,6 +28,8 @@ from assets.model.network import has_bfloat16
 
 CELLS = 64_000_000
 """Scores held at a time: 128 MB in bfloat16."""
+CHUNK = 65_536
+"""Items that are measured at a time."""
 MOST_USERS = 512
 """Users at a time; more make neither the product nor the selection faster."""
 GROUP = 16
@@ -49,7 +51,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Masked:
-    """Pairs that may not be found, as in a sparse matrix: of user u, `item[start[u]:start[u + 1]]`."""
+    """Few pairs that may not be found, as in a sparse matrix: of user u, `item[start[u]:start[u + 1]]`."""
 
     start: NDArray[np.int64]
     item: NDArray[np.int64]
@@ -81,18 +83,22 @@ class InnerProducts:
         self._items = torch.from_numpy(np.ascontiguousarray(kept, np.float32)).to(self._device)
         padded = -len(kept) % GROUP**2
         self._rounded = nn.functional.pad(self._items.to(self._dtype), (0, 0, 0, padded))
-        lost = self._items - self._rounded[: len(kept)].float()
-        self._longest, self._lost = (
-            float(x.norm(dim=1).max()) if len(kept) else 0.0 for x in (self._items, lost)
-        )
+        self._longest = self._lost = 0.0
+        for part, rounded in zip(self._items.split(CHUNK), self._rounded.split(CHUNK), strict=False):
+            lost = part - rounded[: len(part)].float()
+            self._longest = max(self._longest, _longest(part))
+            self._lost = max(self._lost, _longest(lost))
 
-    def first(self, users: NDArray[np.float32], k: int, masked: Masked | None = None) -> Found:
+    def first(
+        self, users: NDArray[np.float32], k: int, masked: Masked | NDArray[np.bool_] | None = None
+    ) -> Found:
         """The k items with the largest inner product with each user.
 
         Args:
-            users: [U, D], finite.
+            users: [U, D], finite. A user of zeros is as near to all items, and takes as long as many others.
             k: at least 1.
-            masked: pairs to leave out; item numbers as in the items given.
+            masked: pairs to leave out, where they are many as True in [U, N]; item numbers as in the items
+                given.
 
         Raises:
             ValueError: k < 1, or users and items have another number of dimensions.
@@ -104,7 +110,7 @@ class InnerProducts:
         for first in range(0, len(users) if len(self._items) else 0, at_once):
             rows = slice(first, first + at_once)
             block = torch.from_numpy(np.ascontiguousarray(users[rows], np.float32)).to(self._device)
-            items, scores = self._first(block, k, self._pairs(masked, first, len(block)))
+            items, scores = self._first(block, k, self._left_out(masked, rows, len(block)))
             found.items[rows, : items.shape[1]] = np.where(items < 0, -1, self._numbers[items])
             found.scores[rows, : items.shape[1]] = scores
         return found
@@ -128,7 +134,7 @@ class InnerProducts:
         return scores
 
     def _first(
-        self, users: Tensor, k: int, masked: tuple[Tensor, Tensor] | None
+        self, users: Tensor, k: int, masked: Tensor | tuple[Tensor, Tensor] | None
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """[users, at most k] places of items, −1 where there is none, and their scores."""
         scores = self._scores(users, masked)
@@ -139,22 +145,29 @@ class InnerProducts:
         best, order = exact.sort(descending=True, stable=True)
         return item.gather(1, order[:, :k]).cpu().numpy(), best[:, :k].cpu().numpy()
 
-    def _pairs(self, masked: Masked | None, first: int, users: int) -> tuple[Tensor, Tensor] | None:
-        """Rows of a block and places of items that are masked."""
+    def _left_out(
+        self, masked: Masked | NDArray[np.bool_] | None, rows: slice, users: int
+    ) -> Tensor | tuple[Tensor, Tensor] | None:
+        """Of a block, [users, places of items] where they are left out; or row and place of each that is."""
         if masked is None:
             return None
-        start = masked.start[first : first + users + 1]
+        if not isinstance(masked, Masked):
+            every = len(self._numbers) == masked.shape[1]
+            return torch.from_numpy(masked[rows] if every else masked[rows, self._numbers]).to(self._device)
+        start = masked.start[rows.start : rows.start + users + 1]
         place = self._place[masked.item[start[0] : start[-1]]]
         user = np.repeat(np.arange(users), np.diff(start))
         known = place >= 0
         row, column = (torch.from_numpy(values[known]).to(self._device) for values in (user, place))
         return row, column
 
-    def _scores(self, users: Tensor, masked: tuple[Tensor, Tensor] | None) -> Tensor:
+    def _scores(self, users: Tensor, masked: Tensor | tuple[Tensor, Tensor] | None) -> Tensor:
         """[users, padded items] of the first pass; −inf where masked."""
         scores = users.to(self._dtype) @ self._rounded.T
         scores[:, len(self._items) :] = -torch.inf
-        if masked:
+        if isinstance(masked, Tensor):
+            scores[:, : len(self._items)].masked_fill_(masked, -torch.inf)
+        elif masked:
             scores[masked] = -torch.inf
         return scores
 
@@ -191,6 +204,10 @@ class InnerProducts:
                 check_invariants=False,
             )
             return torch.sparse.sampled_addmm(wanted, users, self._items.T, beta=0.0).values()
+
+
+def _longest(vectors: Tensor) -> float:
+    return float(vectors.norm(dim=1).max()) if len(vectors) else 0.0
 
 
 def _grouped(scores: Tensor, k: int) -> Tensor:

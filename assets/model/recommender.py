@@ -54,10 +54,11 @@ from assets.model.metrics import top_k
 from assets.model.ranker import Pairs, Ranker, fit_ranker
 from assets.model.reasons import OFFERED, POPULAR, reasons
 from assets.model.rules import EXPLORED, Rules, allowed, arrange, fit_rules, held_back, new_items, show_new
-from assets.model.scored import Chosen, Matrix, Sparse, first_of
+from assets.model.scored import Chosen, Matrix, Sparse, first_of, rows_of, within
 from assets.model.train import SEQUENCE
 
 if TYPE_CHECKING:
+    from assets.model.mips import InnerProducts
     from assets.model.sequence import SequenceModel
 
 OUTCOMES = ("browse", "click", "purchase")
@@ -66,8 +67,8 @@ EVERYONE = ""
 """The user key of the shelf for shoppers nobody knows yet."""
 CANDIDATES = 100
 """Items per user that are calibrated and ranked by value."""
-CELLS, AT_ONCE = 16_000_000, 512
-"""(User, item) pairs, and users, that are looked at together: a pair takes a few bytes, a user 100 KB."""
+CELLS, MOST_USERS = 16_000_000, 512
+"""(User, item) pairs, and users, looked at together: a pair takes some tens of bytes, a user 100 KB."""
 FORMAT = 2
 """Of recommender.json."""
 MEETS_NEW = 0.005
@@ -338,7 +339,7 @@ class Recommender:
             items: [pairs].
         """
         p = np.zeros((len(users), len(OUTCOMES)))
-        for block in blocks(np.unique(users), len(self.data.item_ids), CELLS, AT_ONCE):
+        for block in blocks(np.unique(users), len(self.data.item_ids), CELLS, MOST_USERS):
             found = self.features.candidates(block, self.open_to(block))
             told = self._probabilities(block, found, self._scores(found))
             least = np.ones((len(block), len(OUTCOMES)))
@@ -404,7 +405,7 @@ class Recommender:
         number = self.data.numbers_of(users)
         known = np.isin(number, self.data.known_users)
         asked = np.unique(number[known])
-        parts = blocks(asked, len(self.data.item_ids), CELLS, AT_ONCE)
+        parts = blocks(asked, len(self.data.item_ids), CELLS, MOST_USERS)
         rows = [self._shelf(block, k, values) for block in parts]
         strangers = dict.fromkeys(key for key, is_known in zip(users, known, strict=True) if not is_known)
         rows += [self._popular_shelf(key, k, worth) for key in strangers]
@@ -416,7 +417,7 @@ class Recommender:
     def shelves(self, users: Ints, k: int, values: Values | None = None) -> Ints:
         """[len(users), k] item numbers: what `recommend` shows users by number, best first, then -1."""
         parts = [np.zeros((0, k), np.int64)]
-        for block in blocks(users, len(self.data.item_ids), CELLS, AT_ONCE):
+        for block in blocks(users, len(self.data.item_ids), CELLS, MOST_USERS):
             shown = self.ranked(block, k, values)
             parts.append(np.full((len(block), k), -1, np.int64))
             parts[-1][shown.row, shown.rank - 1] = shown.item
@@ -429,15 +430,16 @@ class Recommender:
     def similar_items(self, k: int) -> pa.Table:
         """Table of `SIMILAR`: half nearness in words, half met in the same sessions, each at most 1."""
         ids, vectors = self.data.item_ids, self.data.vectors
+        if not len(ids):
+            return SIMILAR.empty_table()
         together = cast(CoVisitation, self.channels["co_visitation"]).both_ways()
         most = together.max(axis=1).toarray()[:, 0].astype(np.float32)
-        search = searched(vectors, self._offered)
-        parts = [SIMILAR.empty_table()]
-        for block in blocks(np.arange(len(ids)), len(ids), CELLS, AT_ONCE):
-            near, met = search.first(vectors[block], k + 1).items, Sparse(together[block])
-            among = Chosen(self._alike(block, near, together[block]))
+        search = searched(vectors)
+        parts = []
+        for block in blocks(np.arange(len(ids)), len(ids), CELLS, MOST_USERS):
+            among = Chosen(self._alike(search, block, k, together[block]))
             row, item = among.places
-            words = np.clip(search.at(vectors[block], row, item), 0, 1)
+            words, met = np.clip(search.at(vectors[block], row, item), 0, 1), Sparse(together[block])
             similarity = (words + met.share(met.at(among), most[block][row])) / np.float32(2)
             best = first_of(row, item, similarity.round(6), k)
             rank = np.arange(len(best.row)) - np.searchsorted(best.row, best.row) + 1
@@ -445,15 +447,23 @@ class Recommender:
             parts.append(_table(columns, SIMILAR))
         return pa.concat_tables(parts)
 
-    def _alike(self, block: Ints, near: Ints, met: csr_matrix) -> NDArray[np.bool_]:
-        """[items of the block, items] that may be among the most similar: what has not been met with an item
-        counts by its words alone, so the nearest of that are enough."""
+    def _alike(self, search: InnerProducts, block: Ints, k: int, met: csr_matrix) -> NDArray[np.bool_]:
+        """[items of the block, items] that may be among the k most similar.
+
+        What has not been met with an item counts by its words alone, so the nearest of that are enough.
+        """
+        vectors, row = self.data.vectors[block], np.arange(len(block))
+        left_out = np.tile(~self._offered, (len(block), 1))
+        left_out[row, block] = True
         alike = np.zeros(met.shape, bool)
-        alike[np.repeat(np.arange(len(block)), np.diff(met.indptr)), met.indices] = True
-        row, place = np.nonzero(near >= 0)
-        alike[row, near[row, place]] = True
-        alike[np.arange(len(block)), block] = False
-        return alike & self._offered
+        alike[np.repeat(row, np.diff(met.indptr)), met.indices] = True
+        said = np.flatnonzero(vectors.any(axis=1))
+        near = search.first(rows_of(vectors, said), k, rows_of(left_out, said)).items
+        place, rank = np.nonzero(near >= 0)
+        alike[said[place], near[place, rank]] = True
+        # What nothing is said of is as near to all others: the first by number.
+        alike[np.ix_(np.setdiff1d(row, said), np.flatnonzero(self._offered)[: k + 1])] = True
+        return alike & ~left_out
 
     def _worth(self, values: Values | None) -> Floats:
         """[items, browse | click | purchase]; an item without a price is worth nothing where price counts."""
@@ -482,7 +492,7 @@ class Recommender:
         p, relevance = self._probabilities(users, found, scores), scores["browse"]
         score = (p * worth[found.item]).sum(axis=1)
         order = np.lexsort((found.item, -relevance, -np.round(score, 12), found.row))
-        first = _within(found.row[order], max(CANDIDATES, k))
+        first = within(found.row[order], max(CANDIDATES, k))
         best = order[first | new_items(self.data)[found.item[order]]]
         kept = best[arrange(self.data, found.row[best], found.item[best], score[best], k, self.rules)]
         rank = np.arange(len(kept)) - np.searchsorted(found.row[kept], found.row[kept]) + 1
@@ -544,7 +554,7 @@ def _pairs(recommender: Recommender, held: HeldOut, users: Ints) -> _Learnt:
     key = held.user * items + held.item
     nothing, width = np.zeros(0, np.int64), len(recommender.features.names)
     parts = [_Learnt(nothing, np.zeros((0, width), np.float32), nothing, np.zeros(0, bool))]
-    for block in blocks(users, items, CELLS, AT_ONCE):
+    for block in blocks(users, items, CELLS, MOST_USERS):
         found = recommender.features.candidates(block, recommender.open_to(block))
         user = block[found.row]
         wanted = user * items + found.item
@@ -593,11 +603,6 @@ def _asks(held: HeldOut) -> dict[str, int]:
     if common != LEVELS["purchase"] and level[LEVELS["purchase"]] >= FEWEST:
         asks["sequence_bought"] = LEVELS["purchase"]
     return asks
-
-
-def _within(row: Ints, most: int) -> NDArray[np.bool_]:
-    """Which of rows in order are among the first `most` of their row."""
-    return np.arange(len(row)) - np.searchsorted(row, row) < most
 
 
 def _table(columns: Sequence[NDArray[Any]], schema: pa.Schema) -> pa.Table:

@@ -153,19 +153,18 @@ def held_back(data: Interactions, rules: Rules) -> tuple[Ints, Ints]:
     return recent.user, recent.item
 
 
-def allowed(data: Interactions, users: Ints, held_back: tuple[Ints, Ints]) -> Mask:
+def allowed(data: Interactions, users: Ints, held: tuple[Ints, Ints]) -> Mask:
     """[len(users), items]: known, in stock, and not held back because the user bought it already.
 
     Args:
         data: as of the day of the shelf; the shelf is for the day after.
         users: each once, in any order.
-        held_back: what `held_back` found for the rules in force.
+        held: what `held_back` found under the rules in force.
     """
-    user, item = held_back
     order = np.argsort(users)
-    held = np.empty((len(users), len(data.item_ids)), bool)
-    held[order] = pair_matrix(users[order], (user, item), held.shape[1])
-    return ~held & (data.in_stock & data.known_items)
+    barred = np.empty((len(users), len(data.item_ids)), bool)
+    barred[order] = pair_matrix(users[order], held, barred.shape[1])
+    return ~barred & (data.in_stock & data.known_items)
 
 
 def show_new(

@@ -1,8 +1,8 @@
 """Scores of some users as a channel has them at hand: asked for their first items, never written out.
 
 A channel has nothing to say of most items. Of [users, items] scores, a shelf needs the first few of each row
-and those of some pairs; to write down all of them, channel by channel, takes twenty times as long with a
-hundred thousand items. Each form here answers the same two questions, and is at one with the matrix that
+and those of some pairs; to write down all of them takes long and much room where there are many items. Each
+form here answers these two questions, and as shares of each user's best it says what the matrix says that
 `Channel.scores` writes out.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,10 +23,11 @@ if TYPE_CHECKING:
 
 Matrix = NDArray[np.float32]
 Mask = NDArray[np.bool_]
+Rows = TypeVar("Rows", Matrix, Mask)
 
 DENSE_FROM = 1 / 8
 """Share of a sparse matrix that must be filled for the full form to be faster."""
-AT_ONCE = 4_000_000
+LOOKED_THROUGH = 4_000_000
 """Scores that are looked through at once: so few that their memory is used again, not asked for anew."""
 
 
@@ -45,12 +46,13 @@ class Chosen:
     @cached_property
     def places(self) -> tuple[Ints, Ints]:
         """[pairs] row and item."""
-        return _places(self.mask)
+        row, item = np.divmod(self.keys, max(self.mask.shape[1], 1))
+        return row, item
 
     @cached_property
-    def others(self) -> tuple[Ints, Ints]:
-        """Row and item of all other pairs."""
-        return _places(~self.mask)
+    def others(self) -> Mask:
+        """[users, items] all other pairs."""
+        return ~self.mask
 
 
 @dataclass(frozen=True)
@@ -99,16 +101,16 @@ class Dense(_Linear):
     matrix: Matrix
 
     def first(self, k: int, among: Chosen) -> First:
-        rows, items = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
-        at_once = max(1, AT_ONCE // max(self.matrix.shape[1], 1))
+        width = max(self.matrix.shape[1], 1)
+        at_once = max(1, LOOKED_THROUGH // width)
+        keys, kth = [np.zeros(0, np.int64)], [np.zeros(0, np.float32)]
         for begin in range(0, len(self.matrix), at_once):
             part = slice(begin, begin + at_once)
             scores = np.where(among.mask[part], self.matrix[part], np.float32(0))
-            row, item = _places((scores >= _kth(scores, k)[:, None]) & (scores > 0))
-            rows.append(begin + row)
-            items.append(item)
-        row, item = np.concatenate(rows), np.concatenate(items)
-        return first_of(row, item, self.matrix[row, item], k)
+            kth.append(_kth(scores, k))
+            keys.append(begin * width + np.flatnonzero((scores >= kth[-1][:, None]) & (scores > 0)))
+        key = np.concatenate(keys)
+        return _best(key, self.matrix.reshape(-1)[key], np.concatenate(kth), k, width)
 
     def at(self, pairs: Chosen) -> Matrix:
         return self.matrix[pairs.places]
@@ -123,9 +125,9 @@ class Sparse(_Linear):
             matrix: [users, items], ≥ 0, no pair twice.
         """
         self._row = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
-        self._item, self._score = matrix.indices.astype(np.int64), matrix.data
-        self._key = self._row * matrix.shape[1] + self._item
-        self._users = matrix.shape[0]
+        self._score = matrix.data
+        self._users, self._width = matrix.shape[0], max(matrix.shape[1], 1)
+        self._key = self._row * self._width + matrix.indices
 
     def first(self, k: int, among: Chosen) -> First:
         kept = np.flatnonzero(among.mask.reshape(-1)[self._key] & (self._score > 0))
@@ -134,8 +136,9 @@ class Sparse(_Linear):
         # Side by side, so that torch finds the k-th of all rows at once.
         table = np.zeros((self._users, max(count.max(initial=0), 1)), np.float32)
         table[row, np.arange(len(row)) - (np.cumsum(count) - count)[row]] = score
-        above = score >= _kth(table, k)[row]
-        return first_of(row[above], self._item[kept[above]], score[above], k)
+        kth = _kth(table, k)
+        above = score >= kth[row]
+        return _best(self._key[kept[above]], score[above], kth, k, self._width)
 
     def at(self, pairs: Chosen) -> Matrix:
         found = np.zeros(len(pairs.keys), np.float32)
@@ -194,13 +197,11 @@ class Products:
         return np.asarray(self.users.any(axis=1))
 
     def first(self, k: int, among: Chosen) -> First:
-        from assets.model.mips import Masked
-
-        row, item = among.others
-        masked = Masked(np.searchsorted(row, np.arange(len(self.users) + 1)), item)
-        found = self.search.first(self.users, k, masked)
-        row, place = np.nonzero((found.items >= 0) & self._known[:, None])
-        return First(row, found.items[row, place], found.scores[row, place])
+        # A user of whom nothing is known is as near to every item: that would be all of them.
+        asked = np.flatnonzero(self._known)
+        found = self.search.first(rows_of(self.users, asked), k, rows_of(among.others, asked))
+        row, place = np.nonzero(found.items >= 0)
+        return First(asked[row], found.items[row, place], found.scores[row, place])
 
     def at(self, pairs: Chosen) -> Matrix:
         row, item = pairs.places
@@ -221,17 +222,17 @@ def sparse(matrix: csr_matrix) -> Sparse | Dense:
     return Sparse(matrix)
 
 
+def rows_of(matrix: Rows, rows: Ints) -> Rows:
+    """Some rows, each once and in order: where that is all of them, no copy."""
+    return matrix if len(rows) == len(matrix) else matrix[rows]
+
+
 def best_of(users: int, scored: Scored, first: First, others: Chosen) -> Matrix:
     """[users] the largest score of each row among the first items and some other pairs."""
     best = np.full(users, scored.nothing, np.float32)
     np.maximum.at(best, first.row, first.score)
     np.maximum.at(best, others.places[0], scored.at(others))
     return best
-
-
-def _places(mask: Mask) -> tuple[Ints, Ints]:
-    """Row and item of each True; along the flat mask, for that is six times as fast as along two axes."""
-    return np.divmod(np.flatnonzero(mask), max(mask.shape[1], 1))
 
 
 def _kth(scores: Matrix, k: int) -> Matrix:
@@ -243,9 +244,30 @@ def _kth(scores: Matrix, k: int) -> Matrix:
     return best.amin(1).numpy() if best.shape[1] else np.zeros(len(scores), np.float32)
 
 
+def _best(key: Ints, score: Matrix, kth: Matrix, k: int, width: int) -> First:
+    """The k best of each row.
+
+    Args:
+        key: [pairs] row · width + item.
+        score: [pairs] at least the k-th best of their row.
+        kth: [rows] the k-th best of each.
+    """
+    tied = score == kth[key // width]
+    # Of those that are tied for the last places, which may be thousands, the first by number are enough.
+    equal = np.sort(key[tied])
+    equal = equal[within(equal // width, k)]
+    key = np.concatenate([key[~tied], equal])
+    return first_of(key // width, key % width, np.concatenate([score[~tied], kth[equal // width]]), k)
+
+
 def first_of(row: Ints, item: Ints, score: Matrix, k: int) -> First:
-    """The k best of each row of scored pairs; `row` is in order."""
+    """The k best of each row of scored pairs, which come in any order."""
     order = np.lexsort((item, -score, row))
     row, item, score = row[order], item[order], score[order]
-    kept = np.arange(len(row)) - np.searchsorted(row, row) < k
+    kept = within(row, k)
     return First(row[kept], item[kept], score[kept])
+
+
+def within(row: Ints, k: int) -> Mask:
+    """[pairs] which of rows in order are among the first k of their row."""
+    return np.arange(len(row)) - np.searchsorted(row, row) < k

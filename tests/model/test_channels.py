@@ -87,9 +87,11 @@ def test_a_block_of_users_scores_like_one_by_one(fitted, seed):
         np.testing.assert_allclose(channel.scores(np.array([user]))[0], together[row], rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_a_block_says_of_some_what_the_scores_say_of_all(fitted, seed):
+@pytest.mark.parametrize("dense_from", [0.0, 2.0])
+@pytest.mark.parametrize("seed", range(2))
+def test_a_block_says_of_some_what_the_scores_say_of_all(fitted, monkeypatch, seed, dense_from):
     """The same shares of the best, and the same first items, but for what rounding mixes up."""
+    monkeypatch.setattr("assets.model.scored.DENSE_FROM", dense_from)
     data = watched(seed).data
     users, channel = np.arange(len(data.users)), fitted(data)
     among = Chosen(np.random.default_rng(seed).random((len(users), len(data.item_ids))) < 0.7)
@@ -107,6 +109,38 @@ def test_a_block_says_of_some_what_the_scores_say_of_all(fitted, seed):
     assert told[(scores > fifth * (1 + 1e-5) + 1e-7) & among.mask].all()
     assert (scores >= fifth * (1 - 1e-5) - 1e-7)[told].all()
     assert (told.sum(axis=1) == np.minimum(((scores > 0) & among.mask).sum(axis=1), 5)).all()
+
+
+def shares(channel: Channel, users: np.ndarray, items: int) -> np.ndarray:
+    """[users, items] shares of each user's best that a channel's block tells."""
+    block, every = channel.block(users), Chosen(np.ones((len(users), items), bool))
+    best = best_of(len(users), block, block.first(1, every), every)
+    return block.share(block.at(every), best[every.places[0]]).reshape(len(users), items)
+
+
+def test_fitted_again_it_has_forgotten_what_was_before(fitted):
+    one, other = random_world(1).data, random_world(2).data
+    users, items = np.arange(len(other.users)), len(other.item_ids)
+    channel, fresh = fitted(one), fitted(other)
+    shares(channel, users, items)
+    channel.fit(other)
+    np.testing.assert_array_equal(shares(channel, users, items), shares(fresh, users, items))
+    np.testing.assert_array_equal(channel.scores(users), fresh.scores(users))
+
+
+def test_a_sequence_model_sees_the_events_that_came_since():
+    """What it has learnt stays, as does what it knows of items; the histories are longer."""
+    world = random_world(3)
+    early, late = world.data.until(world.day(2)), world.data
+    channel, users = sequence_channel(), np.arange(len(late.users))
+    channel.fit(early)
+    before = shares(channel, users, len(late.item_ids))
+    channel._data = late
+    after = shares(channel, users, len(late.item_ids))
+    assert not np.allclose(before, after)
+    fresh = sequence_channel()
+    fresh.fit(late)
+    np.testing.assert_allclose(after, shares(fresh, users, len(late.item_ids)), atol=1e-6)
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -65,18 +65,31 @@ def test_masks_and_ties(precision, seed, items, k, share):
     masked = random.random((9, items)) < share
     start = np.concatenate([[0], masked.sum(axis=1).cumsum()])
     pairs = Masked(start, np.nonzero(masked)[1])
-    found = InnerProducts(vectors, allowed, dtype=precision).first(users, k, pairs)
     scores = np.where(allowed & ~masked, users @ vectors.T, -np.inf)
-    assert lists(found.items) == reference(scores, k)
-    assert ((found.items < 0) == np.isneginf(found.scores)).all()
+    for told in (pairs, masked):
+        found = InnerProducts(vectors, allowed, dtype=precision).first(users, k, told)
+        assert lists(found.items) == reference(scores, k)
+        assert ((found.items < 0) == np.isneginf(found.scores)).all()
 
 
 def test_many_users_are_the_same_users_in_blocks():
     users, vectors = world(0, 2 * MOST_USERS + 3, 500, 1.0)
     products = InnerProducts(vectors)
     whole = products.first(users, 5)
+    masked = np.random.default_rng(0).random((len(users), 500)) < 0.5
+    some = products.first(users, 5, masked)
     for n in (0, MOST_USERS - 1, MOST_USERS, 2 * MOST_USERS + 2):
         assert (products.first(users[n : n + 1], 5).items[0] == whole.items[n]).all()
+        assert (products.first(users[n : n + 1], 5, masked[n : n + 1]).items[0] == some.items[n]).all()
+
+
+def test_the_products_of_pairs_are_those_of_the_search():
+    users, vectors = world(1, 30, 400, 1.0)
+    products = InnerProducts(vectors, np.arange(400) != 7)
+    found = products.first(users, 50)
+    row = np.repeat(np.arange(30), 50)
+    np.testing.assert_array_equal(products.at(users, row, found.items.reshape(-1)), found.scores.reshape(-1))
+    assert products.at(users, np.array([0]), np.array([7])).tolist() == [-np.inf]
 
 
 def test_no_items_and_no_users():

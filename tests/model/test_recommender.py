@@ -389,10 +389,13 @@ def test_similar_items_are_near_in_words_and_in_sessions():
 
 @pytest.mark.parametrize("k", [1, 4, 100])
 @pytest.mark.parametrize("seed", range(3))
-def test_similar_items_are_the_first_of_all_pairs(seed, k):
-    """Half the words, half the sessions, looked at pair by pair."""
+def test_similar_items_are_the_first_of_all_pairs(monkeypatch, seed, k):
+    """Half the words, half the sessions, looked at pair by pair; nothing is said of one item in seven."""
+    monkeypatch.setattr("assets.model.recommender.MOST_USERS", 3)
     made = fit(random_world(seed))
-    data = replace(made.data, in_stock=np.arange(len(made.data.item_ids)) % 5 > 0)
+    number = np.arange(len(made.data.item_ids))
+    vectors = np.where(number[:, None] % 7 > 0, made.data.vectors, np.float32(0))
+    data = replace(made.data, in_stock=number % 5 > 0, vectors=vectors)
     made = Recommender(made.fitted, data)
     together = made.channels["co_visitation"].both_ways().toarray()
     met = together / np.maximum(together.max(axis=1, keepdims=True), 1e-12)
@@ -410,6 +413,34 @@ def test_similar_items_are_the_first_of_all_pairs(seed, k):
         assert row["similarity"] == pytest.approx(likeness[pair], abs=2e-6)
     for item, similarities in wanted.items():
         np.testing.assert_allclose(found[item], similarities, atol=2e-6)
+
+
+def test_of_items_of_which_nothing_is_known_the_first_are_as_similar_as_any():
+    world = random_world(0)
+    made = fit(world)
+    nothing = np.zeros(len(made.data.item_ids), np.int64)
+    data = made.data.until(world.day(-1))
+    data = replace(data, vectors=np.zeros_like(data.vectors), first_seen=nothing)
+    found = Recommender(made.fitted, data).similar_items(3).to_pydict()
+    ids = data.item_ids.tolist()
+    wanted = [[other for other in ids if other != item][:3] for item in ids]
+    assert found["similar_item_id"] == [other for three in wanted for other in three]
+    assert not any(found["similarity"])
+
+
+def test_without_items_nothing_is_similar():
+    world = random_world(0)
+    nothing = Interactions.of(world, np.zeros((0, 4), np.float32), [])
+    assert Recommender(fit(world).fitted, nothing).similar_items(5).num_rows == 0
+
+
+def test_shelves_are_the_same_in_blocks(monkeypatch):
+    made = fit(random_world(4))
+    whole = made.recommend(None, 10)
+    monkeypatch.setattr("assets.model.recommender.MOST_USERS", 2)
+    parts = Recommender(made.fitted, made.data).recommend(None, 10)
+    assert parts.select([0, 1, 2]).equals(whole.select([0, 1, 2]))
+    np.testing.assert_allclose(parts["score"].to_numpy(), whole["score"].to_numpy(), rtol=1e-6)
 
 
 def test_a_shop_of_two_days_gets_a_shelf_too():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unittest import mock
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -26,7 +28,9 @@ from assets.model.scored import (
 def little(form: str, seed: int, users: int, items: int) -> tuple[Scored, np.ndarray]:
     """Whole numbers, among which many are equal; and the matrix of them, −inf or 0 for nothing."""
     random = np.random.default_rng(seed)
-    matrix = random.integers(-3, 4, (users, items)).clip(0).astype(np.float32)
+    matrix = (random.integers(1, 4, (users, items)) * (random.random((users, items)) < 0.4)).astype(
+        np.float32
+    )
     if form == "same":
         matrix[:] = matrix[:1]
         return Same.of(matrix[0] if users else np.zeros(items, np.float32)), matrix
@@ -34,7 +38,18 @@ def little(form: str, seed: int, users: int, items: int) -> tuple[Scored, np.nda
         people, things = (random.integers(-2, 3, (n, 3)).astype(np.float32) for n in (users, items))
         nobody = ~people.any(axis=1, keepdims=True)
         return Products(people, searched(things), 0.5), np.where(nobody, -np.inf, people @ things.T)
-    return {"dense": Dense, "sparse": Sparse}[form](matrix if form == "dense" else csr_matrix(matrix)), matrix
+    return (Dense(matrix) if form == "dense" else Sparse(as_a_product(matrix, random))), matrix
+
+
+def as_a_product(matrix: np.ndarray, random: np.random.Generator) -> csr_matrix:
+    """Sparse, with columns out of order and zeros that are written down, as products have them."""
+    order = random.permutation(matrix.shape[1])
+    there = (matrix != 0) | (random.random(matrix.shape) < 0.1)
+    rows = [order[there[row, order]] for row in range(len(matrix))]
+    indptr = np.cumsum([0, *map(len, rows)])
+    indices = np.concatenate([np.zeros(0, np.int64), *rows]).astype(np.int32)
+    row = np.repeat(np.arange(len(matrix)), np.diff(indptr))
+    return csr_matrix((matrix[row, indices], indices, indptr), matrix.shape)
 
 
 FORMS = ["dense", "sparse", "same", "products"]
@@ -47,7 +62,12 @@ FORMS = ["dense", "sparse", "same", "products"]
     k=st.sampled_from([1, 3, 40]), share=st.floats(0, 1),
 )  # fmt: skip
 def test_each_form_says_what_the_matrix_says(form, seed, users, items, k, share):
-    """The first by score and then by number, and every score where it stands."""
+    """The first by score and then by number, and every score where it stands; also in several parts."""
+    with mock.patch("assets.model.scored.LOOKED_THROUGH", 500):
+        check(form, seed, users, items, k, share)
+
+
+def check(form: str, seed: int, users: int, items: int, k: int, share: float) -> None:
     scored, matrix = little(form, seed, users, items)
     chosen = Chosen(np.random.default_rng(seed).random(matrix.shape) < share)
     found = scored.first(k, chosen)
@@ -85,10 +105,24 @@ def test_the_best_may_be_one_that_is_not_among_the_first():
     assert best_of(2, scored, scored.first(1, Chosen(~own.mask)), own).tolist() == [2.0, 0.0]
 
 
+def test_users_of_whom_nothing_is_known_are_not_searched_for(monkeypatch):
+    """All items are as near to them."""
+    people = np.array([[1, 0], [0, 0], [0, 1]], np.float32)
+    search, asked = searched(np.eye(2, dtype=np.float32)), []
+    first = search.first
+    monkeypatch.setattr(
+        search, "first", lambda u, k, masked: (asked.append(u.tolist()), first(u, k, masked))[1]
+    )
+    among = Chosen(np.array([[True, True], [True, True], [True, False]]))
+    found = Products(people, search).first(1, among)
+    assert asked == [[[1, 0], [0, 1]]]
+    assert (found.row.tolist(), found.item.tolist()) == ([0, 2], [0, 0])
+
+
 def test_pairs_that_nobody_asks_for():
     chosen = Chosen(np.array([[True, False], [False, True]]))
     assert [place.tolist() for place in chosen.places] == [[0, 1], [0, 1]]
-    assert [place.tolist() for place in chosen.others] == [[0, 1], [1, 0]]
+    assert chosen.others.tolist() == [[False, True], [True, False]]
     assert chosen.keys.tolist() == [0, 3]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import dagster as dg
@@ -30,8 +31,9 @@ def untouched_shop(tmp_path_factory: pytest.TempPathFactory) -> Home:
 
 @pytest.fixture(scope="session")
 def shop(untouched_shop: Home, tmp_path_factory: pytest.TempPathFactory) -> Home:
-    """The same shop, all of its days backfilled."""
-    home = Home(tmp_path_factory.mktemp("backfilled") / "home")
+    """The same shop as its nights make it: the tables of the days before, then the last day as a night."""
+    home = Home(tmp_path_factory.mktemp("night") / "home")
     shutil.copytree(untouched_shop.root, home.root)
-    nightshelf(home, "backfill", str(FIRST), str(LAST))
+    nightshelf(home, "backfill", str(FIRST), str(LAST - timedelta(days=1)), "--tables")
+    nightshelf(home, "night", str(LAST))
     return home

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-from datetime import timedelta
 from pathlib import Path
 
 import duckdb
@@ -18,24 +17,16 @@ from tests.orchestration.shops import FIRST, LAST, nightshelf
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def night(untouched_shop: Home, tmp_path_factory: pytest.TempPathFactory) -> Home:
-    """The shop as its nights make it: the tables of the days before, then the last day as a night."""
-    home = Home(tmp_path_factory.mktemp("night") / "home")
-    shutil.copytree(untouched_shop.root, home.root)
-    nightshelf(home, "backfill", str(FIRST), str(LAST - timedelta(days=1)), "--tables")
-    nightshelf(home, "night", str(LAST))
-    return home
-
-
 @pytest.mark.soak
-def test_a_backfill_gives_what_the_night_gives(shop: Home, night: Home) -> None:
-    backfilled, nightly = Scores.of(shop, LAST), Scores.of(night, LAST)
-    assert backfilled.table(RECOMMENDATIONS).num_rows > 1000
+def test_a_backfill_gives_what_the_night_gives(shop: Home, untouched_shop: Home, tmp_path: Path) -> None:
+    backfilled = Home(tmp_path / "home")
+    shutil.copytree(untouched_shop.root, backfilled.root)
+    nightshelf(backfilled, "backfill", str(FIRST), str(LAST))
+    assert Scores.of(backfilled, LAST).table(RECOMMENDATIONS).num_rows > 1000
     for file in (RECOMMENDATIONS, SIMILAR):
-        assert backfilled.table(file).equals(nightly.table(file)), file
-    assert ModelStore(shop).champion(LAST) == ModelStore(night).champion(LAST)
-    assert rows(shop.published) == rows(night.published)
+        assert Scores.of(backfilled, LAST).table(file).equals(Scores.of(shop, LAST).table(file)), file
+    assert ModelStore(backfilled).champion(LAST) == ModelStore(shop).champion(LAST)
+    assert rows(backfilled.published) == rows(shop.published)
 
 
 def rows(file: Path) -> list[tuple]:
@@ -43,10 +34,11 @@ def rows(file: Path) -> list[tuple]:
         return shelf.execute("SELECT * FROM recommendations ORDER BY ALL").fetchall()
 
 
-def test_a_night_that_is_run_again_changes_nothing(shop: Home) -> None:
+@pytest.mark.parametrize("words", [("night", str(LAST)), ("backfill", str(LAST), str(LAST))])
+def test_a_night_that_is_made_again_changes_nothing(shop: Home, words: tuple[str, ...]) -> None:
     before = rows(shop.published)
     version = Scores.of(shop, LAST).manifest
-    nightshelf(shop, "night", str(LAST))
+    nightshelf(shop, *words)
     assert rows(shop.published) == before
     assert Scores.of(shop, LAST).manifest == version
 
