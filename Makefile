@@ -7,20 +7,25 @@ STAMP := $(VENV)/.installed
 # Where it is set, each of the many processes of a night compiles our modules anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test crash-test soak-test ui clean
+.PHONY: demo test types lint crash-test soak-test ui clean
 
 demo: $(STAMP)
 	$(BIN)/nightshelf demo
 
-# dg loads the instance of the home, and would leave one behind where `make demo` wants to put its own.
 test: $(STAMP)
+	$(MAKE) --no-print-directory -j 2 types lint
+	$(BIN)/pytest -n 2
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+# dg loads the instance of the home, and would leave one behind where `make demo` wants to put its own.
+lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
 	$(BIN)/lint-imports
 	cd dbt && ../$(BIN)/sqlfluff lint --disable-progress-bar .
 	NIGHTSHELF_HOME=$(VENV)/home $(BIN)/dg check defs
-	$(BIN)/pytest -n 2
 
 # The long forms of what docs/reliability.md promises; `make test` holds a sample of each.
 crash-test: $(STAMP)
