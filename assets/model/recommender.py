@@ -441,7 +441,7 @@ class Recommender:
             row, item = among.places
             words, met = np.clip(search.at(vectors[block], row, item), 0, 1), Sparse(together[block])
             similarity = (words + met.share(met.at(among), most[block][row])) / np.float32(2)
-            best = first_of(row, item, similarity.round(6), k)
+            best = first_of(row, item, np.asarray(similarity.round(6), np.float32), k)
             rank = np.arange(len(best.row)) - np.searchsorted(best.row, best.row) + 1
             columns = [ids[block[best.row]], rank, ids[best.item], best.score.astype(np.float64)]
             parts.append(_table(columns, SIMILAR))

@@ -85,20 +85,18 @@ class Scored(Protocol):
         ...
 
 
-class _Linear:
-    """Scores ≥ 0 of which twice as much is twice as good."""
-
-    nothing = 0.0
-
-    def share(self, score: Matrix, best: Matrix) -> Matrix:
-        return np.asarray(score / np.maximum(best, 1e-12), np.float32)
+def _proportion(score: Matrix, best: Matrix) -> Matrix:
+    """The share where scores are ≥ 0 and twice as much is twice as good."""
+    return np.asarray(score / np.maximum(best, 1e-12), np.float32)
 
 
 @dataclass(frozen=True)
-class Dense(_Linear):
+class Dense:
     """Scores that are written out."""
 
     matrix: Matrix
+
+    nothing, share = 0.0, staticmethod(_proportion)
 
     def first(self, k: int, among: Chosen) -> First:
         width = max(self.matrix.shape[1], 1)
@@ -116,8 +114,10 @@ class Dense(_Linear):
         return self.matrix[pairs.places]
 
 
-class Sparse(_Linear):
+class Sparse:
     """Scores of which most are 0."""
+
+    nothing, share = 0.0, staticmethod(_proportion)
 
     def __init__(self, matrix: csr_matrix) -> None:
         """
@@ -148,13 +148,15 @@ class Sparse(_Linear):
 
 
 @dataclass(frozen=True)
-class Same(_Linear):
+class Same:
     """The same scores for everybody."""
 
     score: Matrix
     """[items]"""
     order: Ints
     """Items with a score above 0, best first; equal ones in order of their number."""
+
+    nothing, share = 0.0, staticmethod(_proportion)
 
     @classmethod
     def of(cls, score: Matrix) -> Same:
