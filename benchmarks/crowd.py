@@ -11,7 +11,7 @@ from datetime import date
 
 import numpy as np
 
-from assets.model.interactions import Counts, Interactions, Log
+from assets.model.interactions import EPOCH, Counts, Interactions, Log
 
 LAST, DAYS = date(2026, 1, 31), 30
 EVENTS = 20
@@ -26,12 +26,11 @@ def crowd(items: int, users: int, seed: int = 0) -> Interactions:
     """What `users` shoppers did in 30 days with `items` items."""
     random = np.random.default_rng(seed)
     events, today, groups = EVENTS * users, LAST.toordinal(), min(TASTES, items)
-    number = np.arange(items)
     popular = random.permutation(items)[(random.random(events) ** 3 * items).astype(np.int64)]
     user = random.integers(0, users, events)
     own = (popular // groups * groups + random.integers(0, groups, users)[user]) % items
     day = today - random.integers(0, DAYS, events)
-    seconds = (day - date(1970, 1, 1).toordinal()) * 86400 + random.integers(0, 86400, events)
+    seconds = (day - EPOCH) * 86400 + random.integers(0, 86400, events)
     log = Log(
         day=day,
         user=user,
@@ -39,7 +38,9 @@ def crowd(items: int, users: int, seed: int = 0) -> Interactions:
         level=random.choice(4, events, p=[0.6, 0.25, 0.08, 0.07]),
         at=seconds * 1_000_000,
     )
-    vectors = random.normal(size=(groups, WIDTH))[number % groups] + random.normal(size=(items, WIDTH))
+    vectors = random.normal(size=(groups, WIDTH))[np.arange(items) % groups] + random.normal(
+        size=(items, WIDTH)
+    )
     words = [f"kind {n % 1000} colour {n % 17} size {n % 9} number {n}" for n in range(items)]
     attributes = np.empty(items, object)
     attributes[:] = [[] for _ in range(items)]

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 import torch
 
-from assets.model.channels import Channel, Foresight, SequenceChannel, channels
+from assets.model.channels import Channel
 from assets.model.features import Features
 from assets.model.interactions import LEVELS, Interactions, Ints, blocks, hold_out
-from assets.model.recommender import CELLS, MOST_USERS
+from assets.model.recommender import Fitted, Recommender
 from assets.model.rules import Rules, allowed, held_back
 from assets.model.scored import Dense, Matrix
 from assets.model.sequence import SequenceConfig, SequenceTrainer
@@ -49,20 +50,21 @@ class WrittenOut:
 def shelf(figures: Figures, items: int, users: int, rounds: int) -> None:
     """How many users a second get candidates, how much faster than by all scores, how memory grows."""
     data = crowd(items, max(items // 2, 8 * users))
-    used, held = _fitted(data), held_back(data, Rules())
+    recommender, held = _unlearnt(data), held_back(data, Rules())
+    used = recommender.channels
     asked = data.known_users[:users]
 
-    def found(features: Features, cells: int, users: Ints) -> list[Ints]:
+    def found(features: Features, portions: Callable[[Ints], list[Ints]], users: Ints) -> list[Ints]:
         """Of each block the pairs, flat; nothing else is kept."""
         pairs = []
-        for block in blocks(users, items, cells, MOST_USERS):
+        for block in portions(users):
             candidates = features.candidates(block, allowed(data, block, held), SIZE)
             pairs.append(block[candidates.row] * items + candidates.item)
         return pairs
 
     written_out = {name: WrittenOut(channel) for name, channel in used.items()}
-    ours = partial(found, Features(data, used), CELLS)
-    theirs = partial(found, Features(data, written_out), CELLS // 4)
+    ours = partial(found, recommender.features, recommender.blocks)
+    theirs = partial(found, Features(data, written_out), lambda users: blocks(users, items))
     one, other = (np.concatenate(way(asked[:COMPARED])) for way in (ours, theirs))
     same = len(np.intersect1d(one, other)) / len(np.union1d(one, other))
     took = in_turns(
@@ -79,16 +81,9 @@ def shelf(figures: Figures, items: int, users: int, rounds: int) -> None:
             figures.add(f"{name}.peak_mib_of_{many}_users", grown, "MiB", "what was held before")
 
 
-def _fitted(data: Interactions) -> dict[str, Channel]:
-    """All channels, those of a sequence model that has learnt nothing among them."""
+def _unlearnt(data: Interactions) -> Recommender:
+    """All channels, those of a sequence model that has learnt nothing among them, and no rankers."""
     config = replace(SequenceConfig.for_shop(data), epochs=0)
     model = SequenceTrainer(config, torch.device("cpu")).fit(hold_out(data, data.as_of))
-    foresight = Foresight(model)
     asks = {"sequence": LEVELS["browse"], "sequence_bought": LEVELS["purchase"]}
-    used: dict[str, Channel] = {
-        **{name: SequenceChannel(name, foresight, level) for name, level in asks.items()},
-        **channels(),
-    }
-    for channel in used.values():
-        channel.fit(data)
-    return used
+    return Recommender(Fitted({"asks": asks, "without": []}, {}), data, model)

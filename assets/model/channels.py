@@ -248,7 +248,7 @@ class Ease:
 
     def block(self, users: Ints) -> Scored:
         if self._matrix is None:
-            return Same.of(np.zeros(len(_fitted(self._data).item_ids), np.float32))
+            return sparse(csr_matrix((len(users), len(_fitted(self._data).item_ids)), dtype=np.float32))
         return Dense(self.scores(users))
 
 
@@ -403,9 +403,8 @@ class Attributes:
         length = np.sqrt(np.asarray(profile.multiply(profile).sum(axis=1))).reshape(-1)
         profile = csr_matrix(diags((1 / np.maximum(length, 1e-9)).astype(np.float32)) @ profile)
         scores = profile[:, self._common].toarray() @ self._with_common
-        rare = csr_matrix(profile[:, ~self._common] @ self._with_rare)
-        row = np.repeat(np.arange(len(users)), np.diff(rare.indptr))
-        scores[row, rare.indices] += rare.data
+        rare = (profile[:, ~self._common] @ self._with_rare).tocoo()
+        scores[rare.row, rare.col] += rare.data
         return np.asarray(scores, np.float32)
 
     def block(self, users: Ints) -> Scored:

@@ -259,7 +259,7 @@ def _calibration(
     """The shelves of some with a history, against what they did on the test day."""
     items = len(data.item_ids)
     p, pairs = [np.zeros((0, len(OUTCOMES)))], [np.zeros(0, np.int64)]
-    for block in blocks(sample(serving.data.known_users, JUDGED_ON), items):
+    for block in serving.blocks(sample(serving.data.known_users, JUDGED_ON)):
         shown = serving.ranked(block, shelf)
         p.append(shown.p)
         pairs.append(block[shown.row] * items + shown.item)

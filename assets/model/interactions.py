@@ -419,6 +419,11 @@ def find(keys: Ints, wanted: Ints) -> Ints:
     return np.where(keys[place] == wanted, place, -1)
 
 
+def places(row: Ints) -> Ints:
+    """[pairs] place of each within its row, from 0; rows are in order."""
+    return np.arange(len(row)) - np.searchsorted(row, row)
+
+
 def pair_matrix(users: Ints, pairs: tuple[Ints, Ints], items: int) -> NDArray[np.bool_]:
     """[users, items] with True at the given (user, item) pairs; `users` must be sorted."""
     user, item = pairs

@@ -140,8 +140,8 @@ class InnerProducts:
         scores = self._scores(users, masked)
         maxima = _grouped(scores, k)
         row, item = _above(scores, maxima, self._lowest(maxima, k, self._off(users)))
-        exact = _in_rows(row, self._exact(users, row, item), len(users), -torch.inf)
-        item = _in_rows(row, item, len(users), -1)
+        exact = in_rows(row, self._exact(users, row, item), len(users), -torch.inf)
+        item = in_rows(row, item, len(users), -1)
         best, order = exact.sort(descending=True, stable=True)
         return item.gather(1, order[:, :k]).cpu().numpy(), best[:, :k].cpu().numpy()
 
@@ -229,10 +229,10 @@ def _above(scores: Tensor, maxima: Tensor, least: Tensor) -> tuple[Tensor, Tenso
     return row[order], column[order]
 
 
-def _in_rows(row: Tensor, values: Tensor, rows: int, fill: float) -> Tensor:
-    """[rows, longest] values of each row side by side, filled up."""
+def in_rows(row: Tensor, values: Tensor, rows: int, fill: float) -> Tensor:
+    """[rows, longest] values of each row side by side, filled up; `row` is in order."""
     count = torch.bincount(row, minlength=rows)
     place = torch.arange(len(row), device=row.device) - (count.cumsum(0) - count)[row]
-    table = values.new_full((rows, int(count.max())), fill)
+    table = values.new_full((rows, int(count.max()) if rows else 0), fill)
     table[row, place] = values
     return table

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from assets.model.channels import Channel, meetings
-from assets.model.interactions import Floats, Interactions, Ints
+from assets.model.interactions import Floats, Interactions, Ints, places
 from assets.model.rules import Mask, new_items, numbered
 
 BECAUSE = ("Because you viewed", "Because you viewed", "Because you put in your cart", "Because you bought")
@@ -140,7 +140,7 @@ def _popular_in_category(data: Interactions) -> Mask:
     mean = np.bincount(category, met) / np.maximum(np.bincount(category), 1)
     order = np.lexsort((-met, category))
     place = np.empty(len(order), np.int64)
-    place[order] = np.arange(len(order)) - np.searchsorted(category[order], category[order])
+    place[order] = places(category[order])
     return (place < MOST_POPULAR) & (met > mean[category]) & (data.categories != "")
 
 

@@ -48,13 +48,14 @@ from assets.model.interactions import (
     Tables,
     blocks,
     find,
+    places,
     sample,
 )
 from assets.model.metrics import top_k
 from assets.model.ranker import Pairs, Ranker, fit_ranker
 from assets.model.reasons import OFFERED, POPULAR, reasons
 from assets.model.rules import EXPLORED, Rules, allowed, arrange, fit_rules, held_back, new_items, show_new
-from assets.model.scored import Chosen, Matrix, Sparse, first_of, rows_of, within
+from assets.model.scored import Chosen, Matrix, Sparse, first_of, rows_of
 from assets.model.train import SEQUENCE
 
 if TYPE_CHECKING:
@@ -301,6 +302,10 @@ class Recommender:
     def _held_back(self) -> tuple[Ints, Ints]:
         return held_back(self.data, self.rules)
 
+    def blocks(self, users: Ints) -> list[Ints]:
+        """Users, or items, in portions that are looked at together."""
+        return blocks(users, len(self.data.item_ids), CELLS, MOST_USERS)
+
     def scores(self, users: Ints) -> Matrix:
         """[len(users), items] relevance of known items; what is no candidate lies below, by popularity.
 
@@ -339,7 +344,7 @@ class Recommender:
             items: [pairs].
         """
         p = np.zeros((len(users), len(OUTCOMES)))
-        for block in blocks(np.unique(users), len(self.data.item_ids), CELLS, MOST_USERS):
+        for block in self.blocks(np.unique(users)):
             found = self.features.candidates(block, self.open_to(block))
             told = self._probabilities(block, found, self._scores(found))
             least = np.ones((len(block), len(OUTCOMES)))
@@ -405,8 +410,7 @@ class Recommender:
         number = self.data.numbers_of(users)
         known = np.isin(number, self.data.known_users)
         asked = np.unique(number[known])
-        parts = blocks(asked, len(self.data.item_ids), CELLS, MOST_USERS)
-        rows = [self._shelf(block, k, values) for block in parts]
+        rows = [self._shelf(block, k, values) for block in self.blocks(asked)]
         strangers = dict.fromkeys(key for key, is_known in zip(users, known, strict=True) if not is_known)
         rows += [self._popular_shelf(key, k, worth) for key in strangers]
         shelf = pa.concat_tables([RECOMMENDATIONS.empty_table(), *rows])
@@ -417,7 +421,7 @@ class Recommender:
     def shelves(self, users: Ints, k: int, values: Values | None = None) -> Ints:
         """[len(users), k] item numbers: what `recommend` shows users by number, best first, then -1."""
         parts = [np.zeros((0, k), np.int64)]
-        for block in blocks(users, len(self.data.item_ids), CELLS, MOST_USERS):
+        for block in self.blocks(users):
             shown = self.ranked(block, k, values)
             parts.append(np.full((len(block), k), -1, np.int64))
             parts[-1][shown.row, shown.rank - 1] = shown.item
@@ -436,14 +440,15 @@ class Recommender:
         most = together.max(axis=1).toarray()[:, 0].astype(np.float32)
         search = searched(vectors)
         parts = []
-        for block in blocks(np.arange(len(ids)), len(ids), CELLS, MOST_USERS):
-            among = Chosen(self._alike(search, block, k, together[block]))
+        for block in self.blocks(np.arange(len(ids))):
+            rows = together[block]
+            among, met = Chosen(self._alike(search, block, k, rows)), Sparse(rows)
             row, item = among.places
-            words, met = np.clip(search.at(vectors[block], row, item), 0, 1), Sparse(together[block])
+            words = np.clip(search.at(vectors[block], row, item), 0, 1)
             similarity = (words + met.share(met.at(among), most[block][row])) / np.float32(2)
             best = first_of(row, item, np.asarray(similarity.round(6), np.float32), k)
-            rank = np.arange(len(best.row)) - np.searchsorted(best.row, best.row) + 1
-            columns = [ids[block[best.row]], rank, ids[best.item], best.score.astype(np.float64)]
+            similar = ids[best.item], best.score.astype(np.float64)
+            columns = [ids[block[best.row]], places(best.row) + 1, *similar]
             parts.append(_table(columns, SIMILAR))
         return pa.concat_tables(parts)
 
@@ -456,7 +461,8 @@ class Recommender:
         left_out = np.tile(~self._offered, (len(block), 1))
         left_out[row, block] = True
         alike = np.zeros(met.shape, bool)
-        alike[np.repeat(row, np.diff(met.indptr)), met.indices] = True
+        pairs = met.tocoo()
+        alike[pairs.row, pairs.col] = True
         said = np.flatnonzero(vectors.any(axis=1))
         near = search.first(rows_of(vectors, said), k, rows_of(left_out, said)).items
         place, rank = np.nonzero(near >= 0)
@@ -492,11 +498,17 @@ class Recommender:
         p, relevance = self._probabilities(users, found, scores), scores["browse"]
         score = (p * worth[found.item]).sum(axis=1)
         order = np.lexsort((found.item, -relevance, -np.round(score, 12), found.row))
-        first = within(found.row[order], max(CANDIDATES, k))
+        first = places(found.row[order]) < max(CANDIDATES, k)
         best = order[first | new_items(self.data)[found.item[order]]]
         kept = best[arrange(self.data, found.row[best], found.item[best], score[best], k, self.rules)]
-        rank = np.arange(len(kept)) - np.searchsorted(found.row[kept], found.row[kept]) + 1
-        return Shown(found.row[kept], rank, found.item[kept], score[kept], p[kept], found.features[kept])
+        return Shown(
+            found.row[kept],
+            places(found.row[kept]) + 1,
+            found.item[kept],
+            score[kept],
+            p[kept],
+            found.features[kept],
+        )
 
     def _popular_shelf(self, key: str, k: int, worth: Floats) -> pa.Table:
         """Popular this week, for a shopper nobody knows.
@@ -554,7 +566,7 @@ def _pairs(recommender: Recommender, held: HeldOut, users: Ints) -> _Learnt:
     key = held.user * items + held.item
     nothing, width = np.zeros(0, np.int64), len(recommender.features.names)
     parts = [_Learnt(nothing, np.zeros((0, width), np.float32), nothing, np.zeros(0, bool))]
-    for block in blocks(users, items, CELLS, MOST_USERS):
+    for block in recommender.blocks(users):
         found = recommender.features.candidates(block, recommender.open_to(block))
         user = block[found.row]
         wanted = user * items + found.item

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from assets.model.interactions import Ints
+from assets.model.interactions import Ints, places
 
 if TYPE_CHECKING:
     from assets.model.mips import InnerProducts
@@ -124,19 +124,19 @@ class Sparse:
         Args:
             matrix: [users, items], ≥ 0, no pair twice.
         """
-        self._row = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
-        self._score = matrix.data
+        pairs = matrix.tocoo(copy=False)
+        self._row, self._score = pairs.row.astype(np.int64), pairs.data
         self._users, self._width = matrix.shape[0], max(matrix.shape[1], 1)
-        self._key = self._row * self._width + matrix.indices
+        self._key = self._row * self._width + pairs.col
 
     def first(self, k: int, among: Chosen) -> First:
+        import torch
+
+        from assets.model.mips import in_rows
+
         kept = np.flatnonzero(among.mask.reshape(-1)[self._key] & (self._score > 0))
         row, score = self._row[kept], self._score[kept]
-        count = np.bincount(row, minlength=self._users)
-        # Side by side, so that torch finds the k-th of all rows at once.
-        table = np.zeros((self._users, max(count.max(initial=0), 1)), np.float32)
-        table[row, np.arange(len(row)) - (np.cumsum(count) - count)[row]] = score
-        kth = _kth(table, k)
+        kth = _kth(in_rows(torch.from_numpy(row), torch.from_numpy(score), self._users, 0.0).numpy(), k)
         above = score >= kth[row]
         return _best(self._key[kept[above]], score[above], kth, k, self._width)
 
@@ -257,7 +257,7 @@ def _best(key: Ints, score: Matrix, kth: Matrix, k: int, width: int) -> First:
     tied = score == kth[key // width]
     # Of those that are tied for the last places, which may be thousands, the first by number are enough.
     equal = np.sort(key[tied])
-    equal = equal[within(equal // width, k)]
+    equal = equal[places(equal // width) < k]
     key = np.concatenate([key[~tied], equal])
     return first_of(key // width, key % width, np.concatenate([score[~tied], kth[equal // width]]), k)
 
@@ -266,10 +266,5 @@ def first_of(row: Ints, item: Ints, score: Matrix, k: int) -> First:
     """The k best of each row of scored pairs, which come in any order."""
     order = np.lexsort((item, -score, row))
     row, item, score = row[order], item[order], score[order]
-    kept = within(row, k)
+    kept = places(row) < k
     return First(row[kept], item[kept], score[kept])
-
-
-def within(row: Ints, k: int) -> Mask:
-    """[pairs] which of rows in order are among the first k of their row."""
-    return np.arange(len(row)) - np.searchsorted(row, row) < k

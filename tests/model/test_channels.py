@@ -95,13 +95,10 @@ def test_a_block_says_of_some_what_the_scores_say_of_all(fitted, monkeypatch, se
     data = watched(seed).data
     users, channel = np.arange(len(data.users)), fitted(data)
     among = Chosen(np.random.default_rng(seed).random((len(users), len(data.item_ids))) < 0.7)
-    every, block = Chosen(np.ones(among.mask.shape, bool)), channel.block(users)
     scores = channel.scores(users)
-    best = best_of(len(users), block, block.first(1, every), among)
-    share = block.share(block.at(every), best[every.places[0]]).reshape(scores.shape)
     wanted = scores / np.maximum(scores.max(axis=1, keepdims=True), 1e-12)
-    np.testing.assert_allclose(share, wanted, atol=1e-5)
-    first = block.first(5, among)
+    np.testing.assert_allclose(shares(channel, users, len(data.item_ids)), wanted, atol=1e-5)
+    first = channel.block(users).first(5, among)
     told = np.zeros(scores.shape, bool)
     told[first.row, first.item] = True
     assert told.sum() == len(first.row) and not (told & ~among.mask).any()
