@@ -373,13 +373,12 @@ def _cut(text: bytes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def _suspect(buffer: np.ndarray, text: bytes, ends: np.ndarray, layout: Layout) -> np.ndarray:
     """Where bytes are that keep a line from being plain: control characters, broken UTF-8."""
     broken = not _is_utf8(text)
-    low = buffer < _FIRST_PRINTABLE
     # Besides newlines; the delimiter may be a tab, or `UNIT`.
     allowed = {_TAB, *(layout.cut_at.encode() if layout.columns else b"")}
-    found = sum(np.count_nonzero(buffer == sign) for sign in allowed if sign < _FIRST_PRINTABLE)
-    if np.count_nonzero(low) == len(ends) + found and not broken:
+    found = sum(text.count(sign) for sign in allowed if sign < _FIRST_PRINTABLE and sign in text)
+    if np.count_nonzero(buffer < _FIRST_PRINTABLE) == len(ends) + found and not broken:
         return np.zeros(0, np.int64)  # nearly always
-    suspect = low & ~np.isin(buffer, [_NEWLINE, *allowed])
+    suspect = (buffer < _FIRST_PRINTABLE) & ~np.isin(buffer, [_NEWLINE, *allowed])
     if broken:
         suspect |= buffer >= 128
     return np.flatnonzero(suspect)

@@ -590,7 +590,7 @@ def _copy(stream: BufferedReader, copy: Path) -> str:
     with stream, copy.open("xb") as out:
         while (part := stream.read(_CHUNK)) and out.tell() <= LARGEST:
             digest.update(part)
-            if part.count(0) == len(part):
+            if not part[0] and part.count(0) == len(part):
                 out.seek(len(part), os.SEEK_CUR)  # a hole takes no room, and its copy need not either
             else:
                 out.write(part)
