@@ -11,6 +11,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
+from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling
 
 from resources.home import Home, Shop
@@ -26,6 +27,9 @@ os.environ.pop("DAGSTER_HOME", None)
 # Two workers share the cores, and what tests compute is small: more threads would only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# Machines that test are noisy: how long an example takes says nothing.
+settings.register_profile("unhurried", deadline=None)
+settings.load_profile("unhurried")
 
 SHARED = {
     **dict.fromkeys(("test_backtest.py", "test_chain.py", "test_ui.py"), "shop"),

@@ -112,7 +112,7 @@ def test_perfect_scores_are_perfect_and_the_worst_are_nothing():
 
 
 @given(st.integers(1, 60), st.integers(0, 5))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_resampled_means_are_those_of_the_product(users, seed):
     """The same bootstrap as the nightly evaluation's, for many figures at once."""
     figures = np.random.default_rng(seed).random((users, 3))
@@ -153,7 +153,6 @@ def test_log_loss_and_auc_by_hand():
 
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.booleans()), min_size=1, max_size=40))
-@settings(deadline=None)
 def test_auc_is_the_share_of_pairs_in_order(rows):
     p, happened = np.array([n / 4 for n, _ in rows]), np.array([h for _, h in rows])
     together = [(a > b) + (a == b) / 2 for a in p[happened] for b in p[~happened]]

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import sparse
 
@@ -97,7 +97,6 @@ def test_a_triangle_is_mirrored_in_blocks(size, block):
 
 
 @given(st.integers(1, 6), st.integers(0, 3))
-@settings(deadline=None)
 def test_the_nearest_of_each_row_are_kept(most, seed):
     random = np.random.default_rng(seed)
     matrix = random.integers(0, 4, (5, 7)).astype(np.float32)

@@ -45,7 +45,7 @@ def as_told(rows: list[Row]) -> list[tuple[str, str, int, int]]:
 
 
 @given(logs())
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_leave_one_out_is_what_its_words_say(rows):
     """The definition, taken literally in plain Python."""
     last: dict[str, list[str]] = {}
@@ -72,7 +72,7 @@ def test_leave_one_out_is_what_its_words_say(rows):
 
 
 @given(logs())
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_nothing_held_out_is_known(rows):
     data = dataset(rows).interactions
     for name in (LEAVE_ONE_OUT, TEMPORAL):
@@ -94,7 +94,7 @@ def test_nothing_held_out_is_known(rows):
 
 
 @given(logs())
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_temporal_windows_follow_each_other(rows):
     data = dataset(rows).interactions
     try:
@@ -120,7 +120,7 @@ def test_temporal_windows_follow_each_other(rows):
 
 
 @given(logs(), st.randoms(use_true_random=False))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_the_order_of_rows_changes_nothing(rows, random):
     other = random.sample(rows, len(rows))
     for name in (LEAVE_ONE_OUT, TEMPORAL):

@@ -228,7 +228,7 @@ def is_law_of_the_raw_zone(case: tuple[list[Row], Arrangement], source: Path) ->
         assert rows_in_place == sum(outcome.rows_loaded for outcome in raw_zone.outcomes(home))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(case=cases())
 def test_the_same_rows_are_the_same_in_any_files_and_formats(
     case: tuple[list[Row], Arrangement], source: Path
@@ -240,13 +240,13 @@ def test_the_same_rows_are_the_same_in_any_files_and_formats(
 def test_five_hundred_arrangements_of_rows_are_all_the_same(source: Path) -> None:
     counts, began = Counter[str](), time.monotonic()
 
-    @settings(max_examples=500, deadline=None)
+    @settings(max_examples=500)
     @given(case=cases())
     def in_process(case: tuple[list[Row], Arrangement]) -> None:
         is_law(case, source)
         counts.update(cases=1, files=len(case[1].kinds), rows=len(case[1].places))
 
-    @settings(max_examples=25, deadline=None)
+    @settings(max_examples=25)
     @given(case=cases())
     def whole_way(case: tuple[list[Row], Arrangement]) -> None:
         is_law_of_the_raw_zone(case, source)

@@ -238,7 +238,7 @@ FILES = st.one_of(
 )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(FILES, st.sampled_from(ZONES), st.sampled_from(ZONES))
 def test_our_reader_and_a_plain_one_agree_on_random_files(
     file: tuple[str, bytes], zone: str, shop_zone: str
@@ -250,7 +250,7 @@ def test_our_reader_and_a_plain_one_agree_on_random_files(
 def test_our_reader_and_a_plain_one_agree_on_a_thousand_random_files() -> None:
     began, counts = time.monotonic(), Counter[str]()
 
-    @settings(max_examples=1000, deadline=None)
+    @settings(max_examples=1000)
     @given(FILES, st.sampled_from(ZONES), st.sampled_from(ZONES))
     def law(file: tuple[str, bytes], zone: str, shop_zone: str) -> None:
         agree(*file, zone, shop_zone)

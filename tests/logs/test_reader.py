@@ -178,7 +178,7 @@ JUNK = st.text(alphabet='ab",; \t\r1', max_size=12) | st.sampled_from(["", " ", 
 LINES = st.lists(GOOD | RECORD | JUNK, max_size=25)
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(LINES, st.sampled_from(["\n", "\r\n"]), st.booleans(), st.booleans())
 def test_it_agrees_with_an_independent_reader_and_lines_add_up(
     lines: list[str], line_end: str, ends: bool, with_mark: bool
@@ -199,7 +199,7 @@ def test_it_agrees_with_an_independent_reader_and_lines_add_up(
         assert sum(tally["days"].values()) == len(loaded)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.lists(
         st.fixed_dictionaries(
@@ -369,7 +369,7 @@ def shape_of(text: str) -> str:
     return "".join(signs)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     st.lists(
         st.text("aZé鞋9٣².,;:@ -_/#ßĄǅ e\u0301", min_size=1, max_size=120).filter(
@@ -490,7 +490,7 @@ def test_a_reader_is_held_to_its_means(name: str, value: int, then: str, ends: s
         assert done.returncode == ends
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(st.text(alphabet='a,"" é\t', max_size=10), min_size=1, max_size=12), st.sampled_from([2, 3]))
 def test_quotation_marks_are_read_as_the_standard_reader_reads_them(lines: list[str], columns: int) -> None:
     layout = Layout(columns)

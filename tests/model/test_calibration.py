@@ -70,7 +70,7 @@ def reference(curve: Curve, x: np.ndarray, happened: np.ndarray) -> Curve:
     rate=st.sampled_from([0.0005, 0.005, 0.05, 0.5]),
     kind=st.sampled_from(["lawful", "collinear", "separable", "falling", "noise", "never"]),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_the_curve_is_the_optimum_and_its_mean_is_the_rate(seed, count, rate, kind):
     x, happened = world(seed, count, rate, kind)
     curve = fit_curve(x, happened)
@@ -97,7 +97,7 @@ def test_it_equals_scikit_learn_where_the_bound_does_not_bind(kind):
 
 
 @given(st.floats(-3, 3), st.floats(0.2, 2), st.integers(0, 1000))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_calibration_recovers_a_logistic_law(intercept, slope, seed):
     random = np.random.default_rng(seed)
     x = random.normal(size=(20_000, 2))

@@ -244,7 +244,7 @@ def slow_co_visits(data: Interactions, window: int, fading: float, backward: flo
     return count
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     little_worlds(), st.sampled_from([1, 3, 10]), st.sampled_from([0.0, 0.5, 1.0]), st.sampled_from([0, 3])
 )
@@ -254,7 +254,7 @@ def test_co_visits_are_what_plain_python_counts(world, window, backward, to):
     np.testing.assert_allclose(found.toarray(), slow_co_visits(data, window, 0.8, backward, to), rtol=1e-5)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(little_worlds(), st.permutations(range(5)))
 def test_the_order_within_a_basket_means_nothing(world, names):
     """Where everything is met once: which of a basket comes first by its name makes no difference."""

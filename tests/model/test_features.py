@@ -35,7 +35,7 @@ def column(made: Features, found: Candidates, name: str) -> np.ndarray:
     return found.features[:, made.names.index(name)]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(little_worlds(), st.integers(0, 1000), st.integers(0, 6))
 def test_candidates_are_allowed_and_as_many_as_are_asked_for(world, seed, least):
     """Each once, by user and item, with one figure for each name; as many of each shopper as there may be."""
@@ -182,7 +182,7 @@ def test_figures_are_finite_in_any_world(data):
     assert len(found.row) >= len(users) * min(3, int(data.known_items.sum()))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(-2, 2)), max_size=20))
 def test_equal_scores_have_the_worst_of_their_ranks(pairs):
     pairs = sorted(pairs, key=lambda pair: pair[0])

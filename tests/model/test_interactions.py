@@ -42,7 +42,7 @@ def shoppers(events: list[Row]) -> dict[Row, float]:
     return {key: len(users) for key, users in found.items()}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(little_worlds(), st.integers(0, 1000))
 def test_all_tables_are_made_of_the_events_that_are_kept(world, seed):
     data = world.data
@@ -53,7 +53,7 @@ def test_all_tables_are_made_of_the_events_that_are_kept(world, seed):
     assert counted(found.counts) == shoppers(kept)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(little_worlds())
 def test_the_warehouse_makes_the_same_tables_of_all_events(world):
     data = world.data
@@ -62,7 +62,7 @@ def test_the_warehouse_makes_the_same_tables_of_all_events(world):
     assert counted(whole.counts) == counted(data.counts)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(little_worlds(), st.integers(-1, 4))
 def test_until_a_day_is_what_happened_by_then(world, number):
     data, day = world.data, world.day(number)
@@ -88,7 +88,7 @@ def own_history(data: Interactions, user: int) -> list[tuple[int, int, int, int]
     ]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(little_worlds(), st.integers(1, 4))
 def test_histories_are_distinct_items_and_their_age_in_moments(world, most):
     data = world.data
@@ -106,7 +106,7 @@ def test_histories_are_distinct_items_and_their_age_in_moments(world, most):
         assert found.tolist() == wanted
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(little_worlds(), st.integers(0, 3), st.booleans())
 def test_what_is_held_out_of_a_day(world, number, repeats):
     """Known items of the day, each pair once with its strongest behaviour; judged is who has a history."""

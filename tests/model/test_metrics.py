@@ -40,7 +40,7 @@ def by_enumeration(scores: np.ndarray, relevant: np.ndarray, k: int) -> dict[str
 
 
 @given(rankings())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_equals_the_mean_over_all_orders_of_tied_items(case):
     scores, relevant, k = case
     scores, relevant = scores[:, :6], relevant[:, :6]
@@ -53,7 +53,6 @@ def test_equals_the_mean_over_all_orders_of_tied_items(case):
 
 
 @given(rankings(), st.integers(1, 8))
-@settings(deadline=None)
 def test_lists_have_the_figures_of_the_rankings_they_were_cut_from(case, places):
     """With ties broken as `top_k` breaks them; and a shorter list is a ranking that ends there."""
     scores, relevant, k = case
@@ -72,7 +71,6 @@ def test_lists_have_the_figures_of_the_rankings_they_were_cut_from(case, places)
 
 
 @given(rankings())
-@settings(deadline=None)
 def test_every_metric_lies_between_nothing_and_one(case):
     scores, relevant, k = case
     for values in ranking_metrics(scores, relevant, k).values():
@@ -82,7 +80,6 @@ def test_every_metric_lies_between_nothing_and_one(case):
 
 
 @given(rankings(), st.randoms(use_true_random=False))
-@settings(deadline=None)
 def test_the_order_of_items_and_users_does_not_matter(case, random):
     scores, relevant, k = case
     items = random.sample(range(scores.shape[1]), scores.shape[1])
@@ -94,7 +91,6 @@ def test_the_order_of_items_and_users_does_not_matter(case, random):
 
 
 @given(rankings())
-@settings(deadline=None)
 def test_relevant_items_first_is_perfect(case):
     scores, relevant, k = case
     got = ranking_metrics(scores + 10 * relevant, relevant, k)
@@ -106,7 +102,6 @@ def test_relevant_items_first_is_perfect(case):
 
 
 @given(rankings(), st.integers(0, 3), st.integers(0, 7))
-@settings(deadline=None)
 def test_lifting_a_relevant_item_never_hurts(case, user, item):
     scores, relevant, k = case
     user, item = user % scores.shape[0], item % scores.shape[1]
@@ -119,7 +114,6 @@ def test_lifting_a_relevant_item_never_hurts(case, user, item):
 
 
 @given(rankings())
-@settings(deadline=None)
 def test_masking_items_equals_leaving_them_out(case):
     scores, relevant, k = case
     keep = np.arange(scores.shape[1]) % 2 == 0
@@ -167,7 +161,6 @@ def test_wrong_input_is_refused_in_words():
 
 
 @given(rankings())
-@settings(deadline=None)
 def test_top_k_is_a_stable_sort(case):
     scores, allowed, k = case
     best = top_k(scores, k, allowed)

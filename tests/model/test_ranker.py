@@ -55,7 +55,7 @@ def slow_loss(weights: np.ndarray, pairs: Pairs) -> float:
     return float(loss)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(0, 10_000), st.integers(1, 12), st.sampled_from(["noise", "blend", "both"]))
 def test_the_blend_is_the_conditional_logit(seed, users, law):
     """No step in any direction makes it better, nor does a general optimiser find anything better."""
@@ -170,7 +170,7 @@ def test_a_fold_never_saw_the_shoppers_it_judges(users, parity):
 # ---- its measure
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 10_000), st.integers(1, 4), st.integers(1, 15), st.integers(0, 3), st.integers(1, 10))
 def test_ndcg_is_that_of_the_full_ranking(seed, users, candidates, missed, k):
     """Relevant items that are no candidates stand behind all others: they are missed."""

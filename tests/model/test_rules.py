@@ -70,7 +70,7 @@ RULES = st.builds(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(SCORES, max_size=5), BRANDS, st.integers(0, 5), st.integers(1, 14), RULES)
 def test_a_batch_is_one_by_one_and_no_rule_makes_a_shelf_shorter(scores, brands, new, k, rules):
     data = shop(brands, new)
@@ -80,7 +80,7 @@ def test_a_batch_is_one_by_one_and_no_rule_makes_a_shelf_shorter(scores, brands,
         assert len(shelf) == len(set(shelf)) == min(k, len(each))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(SCORES, BRANDS, st.integers(1, 14), RULES, st.randoms())
 def test_the_order_of_the_candidates_does_not_matter_where_scores_differ(scores, brands, k, rules, random):
     data, score = shop(brands, new=3), np.array(scores) + np.arange(len(scores)) * 1e-3
@@ -91,7 +91,7 @@ def test_the_order_of_the_candidates_does_not_matter_where_scores_differ(scores,
     assert plain.tolist() == other.tolist()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(SCORES, BRANDS, st.integers(1, 14), st.none() | st.just(ITEMS))
 def test_without_diversity_the_shelf_is_in_order_of_scores(scores, brands, k, most):
     """With a limit that nobody reaches, too; equal scores stay in the order given."""
@@ -99,7 +99,7 @@ def test_without_diversity_the_shelf_is_in_order_of_scores(scores, brands, k, mo
     assert one(shop(brands), scores, k, Rules(most_per_brand=most)) == wanted
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(SCORES, BRANDS, st.integers(1, 14), st.integers(1, 4), st.sampled_from([0.0, 0.3]))
 def test_a_brand_goes_above_its_limit_only_where_nothing_else_is_left(scores, brands, k, most, diversity):
     data = shop(brands)
@@ -306,7 +306,7 @@ def test_allowed_is_known_in_stock_and_not_held_back():
     assert left_off(Rules(held_else=0), [0]) == [[4, 5]]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 10_000))
 def test_counting_is_what_plain_python_counts(seed):
     """Exposures and what was bought again, visit by visit."""

@@ -56,7 +56,7 @@ FORMS = ["dense", "sparse", "same", "products"]
 
 
 @pytest.mark.parametrize("form", FORMS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     seed=st.integers(0, 10_000), users=st.integers(0, 6), items=st.sampled_from([1, 4, 30, 400]),
     k=st.sampled_from([1, 3, 40]), share=st.floats(0, 1),

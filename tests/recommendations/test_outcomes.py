@@ -104,7 +104,7 @@ met = st.dictionaries(st.tuples(st.sampled_from(["u", "v", "w", "x"]), items), s
 
 
 @given(shelves, met)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_equals_a_slow_reference(shelf, behavior):
     labels = [(u, i, n, 2.0 * n) for (u, i), n in behavior.items()]
     got = judge(shelf, labels, k=5)

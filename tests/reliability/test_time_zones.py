@@ -121,7 +121,7 @@ def test_partitions_are_the_days_of_the_shop_without_gap_or_overlap(zone: str) -
 
 
 @given(zone=zones, now=moments)
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_every_moment_lies_in_the_partition_of_its_day_on_the_shops_clock(zone: str, now: datetime) -> None:
     day = now.astimezone(ZoneInfo(zone)).date()
     partitions = nights_of(shop_in(zone))
@@ -171,7 +171,6 @@ def test_the_schedule_ticks_once_for_every_day_after_that_day_is_over(zone: str)
 
 
 @given(zone=zones, now=moments)
-@settings(deadline=None)
 # An hour after midnight of the day after a day of 23 hours, and in the hour that comes twice.
 @example(zone="Europe/Berlin", now=datetime(2026, 3, 29, 22, 30, tzinfo=UTC))
 @example(zone="Europe/Berlin", now=datetime(2026, 10, 25, 0, 30, tzinfo=UTC))

@@ -25,7 +25,7 @@ def test_a_pseudonym_is_the_keyed_hash_of_namespace_and_id(raw: str, namespace: 
     assert IdentityKey(key).pseudonym(raw, namespace) == f"k1:{digest[:32]}"
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     st.lists(IDS, max_size=20),
     st.sampled_from(["shop", "it's", "shop/session"]),

@@ -140,7 +140,7 @@ def test_nobody_serves_before_the_first_promotion(store: ModelStore) -> None:
         store.promote(D, "2026-01-20-ffffffff", True, [])
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), max_size=12))
 def test_the_champion_is_the_last_candidate_promoted(verdicts: list[tuple[int, bool]]) -> None:
     with tempfile.TemporaryDirectory() as folder:
