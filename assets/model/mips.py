@@ -1,4 +1,5 @@
-"""Maximum inner product search: each user's first k items of all, exactly, as fast as a matrix product.
+"""Maximum inner product search on a CPU: each user's first k items of all, exactly, as fast as a matrix
+product.
 
     users [U, D] · items [N, D]ᵀ -> the k largest of every row, and where they stand
 
@@ -64,23 +65,20 @@ class InnerProducts:
         self,
         items: NDArray[np.float32],
         allowed: NDArray[np.bool_] | None = None,
-        device: torch.device | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         """
         Args:
             items: [N, D], finite.
             allowed: [N] items that anybody may be shown; all where absent.
-            device: where to compute; the CPU where absent.
-            dtype: of the first pass; where absent, bfloat16 if the device multiplies it in hardware.
+            dtype: of the first pass; where absent, bfloat16 if the processor multiplies it in hardware.
         """
-        self._device = device or torch.device("cpu")
-        self._dtype = dtype or (torch.bfloat16 if has_bfloat16(self._device) else torch.float32)
+        self._dtype = dtype or (torch.bfloat16 if has_bfloat16(torch.device("cpu")) else torch.float32)
         self._numbers = np.arange(len(items)) if allowed is None else np.flatnonzero(allowed)
         self._place = np.full(len(items), -1, np.int64)
         self._place[self._numbers] = np.arange(len(self._numbers))
         kept = items if allowed is None else items[self._numbers]
-        self._items = torch.from_numpy(np.ascontiguousarray(kept, np.float32)).to(self._device)
+        self._items = torch.from_numpy(np.ascontiguousarray(kept, np.float32))
         padded = -len(kept) % GROUP**2
         self._rounded = nn.functional.pad(self._items.to(self._dtype), (0, 0, 0, padded))
         self._longest = self._lost = 0.0
@@ -109,7 +107,7 @@ class InnerProducts:
         at_once = max(1, min(MOST_USERS, CELLS // max(len(self._rounded), 1)))
         for first in range(0, len(users) if len(self._items) else 0, at_once):
             rows = slice(first, first + at_once)
-            block = torch.from_numpy(np.ascontiguousarray(users[rows], np.float32)).to(self._device)
+            block = torch.from_numpy(np.ascontiguousarray(users[rows], np.float32))
             items, scores = self._first(block, k, self._left_out(masked, rows, len(block)))
             found.items[rows, : items.shape[1]] = np.where(items < 0, -1, self._numbers[items])
             found.scores[rows, : items.shape[1]] = scores
@@ -129,8 +127,8 @@ class InnerProducts:
         place = self._place[item]
         scores = np.full(len(row), -np.inf, np.float32)
         asked, known = torch.from_numpy(np.ascontiguousarray(users, np.float32)), np.flatnonzero(place >= 0)
-        pairs = (torch.from_numpy(values[known]).to(self._device) for values in (row, place))
-        scores[known] = self._exact(asked.to(self._device), *pairs).cpu().numpy()
+        pairs = (torch.from_numpy(values[known]) for values in (row, place))
+        scores[known] = self._exact(asked, *pairs).numpy()
         return scores
 
     def _first(
@@ -143,7 +141,7 @@ class InnerProducts:
         exact = in_rows(row, self._exact(users, row, item), len(users), -torch.inf)
         item = in_rows(row, item, len(users), -1)
         best, order = exact.sort(descending=True, stable=True)
-        return item.gather(1, order[:, :k]).cpu().numpy(), best[:, :k].cpu().numpy()
+        return item.gather(1, order[:, :k]).numpy(), best[:, :k].numpy()
 
     def _left_out(
         self, masked: Masked | NDArray[np.bool_] | None, rows: slice, users: int
@@ -153,12 +151,12 @@ class InnerProducts:
             return None
         if not isinstance(masked, Masked):
             every = len(self._numbers) == masked.shape[1]
-            return torch.from_numpy(masked[rows] if every else masked[rows, self._numbers]).to(self._device)
+            return torch.from_numpy(masked[rows] if every else masked[rows, self._numbers])
         start = masked.start[rows.start : rows.start + users + 1]
         place = self._place[masked.item[start[0] : start[-1]]]
         user = np.repeat(np.arange(users), np.diff(start))
         known = place >= 0
-        row, column = (torch.from_numpy(values[known]).to(self._device) for values in (user, place))
+        row, column = (torch.from_numpy(values[known]) for values in (user, place))
         return row, column
 
     def _scores(self, users: Tensor, masked: Tensor | tuple[Tensor, Tensor] | None) -> Tensor:
@@ -192,7 +190,7 @@ class InnerProducts:
 
     def _exact(self, users: Tensor, row: Tensor, item: Tensor) -> Tensor:
         """[pairs] inner products in float32; the rows are in order."""
-        start = torch.zeros(len(users) + 1, dtype=torch.int64, device=self._device)
+        start = torch.zeros(len(users) + 1, dtype=torch.int64)
         start[1:] = torch.bincount(row, minlength=len(users)).cumsum(0)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Sparse")  # of a beta state; only the product is used
@@ -221,7 +219,7 @@ def _above(scores: Tensor, maxima: Tensor, least: Tensor) -> tuple[Tensor, Tenso
     """Row and column of all scores of at least `least`, by row and column."""
     groups = maxima.shape[1]
     row, group = (maxima >= least).nonzero(as_tuple=True)
-    columns = group[:, None] + torch.arange(0, scores.shape[1], groups, device=scores.device)
+    columns = group[:, None] + torch.arange(0, scores.shape[1], groups)
     inside = scores.view(-1)[row[:, None] * scores.shape[1] + columns]
     hit, place = (inside >= least[row]).nonzero(as_tuple=True)
     row, column = row[hit], columns[hit, place]
@@ -232,7 +230,7 @@ def _above(scores: Tensor, maxima: Tensor, least: Tensor) -> tuple[Tensor, Tenso
 def in_rows(row: Tensor, values: Tensor, rows: int, fill: float) -> Tensor:
     """[rows, longest] values of each row side by side, filled up; `row` is in order."""
     count = torch.bincount(row, minlength=rows)
-    place = torch.arange(len(row), device=row.device) - (count.cumsum(0) - count)[row]
+    place = torch.arange(len(row)) - (count.cumsum(0) - count)[row]
     table = values.new_full((rows, int(count.max()) if rows else 0), fill)
     table[row, place] = values
     return table
