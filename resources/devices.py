@@ -34,6 +34,12 @@ LEASES = "NIGHTSHELF_LEASES"
 """Environment variable that tells a child which file descriptors carry the leases."""
 
 
+NONE_VISIBLE = ("", "-1", "NoDevFiles")
+"""What CUDA_VISIBLE_DEVICES says of no GPU at all; the last is Slurm's."""
+DRIVER = Path("/dev")
+"""Where NVIDIA's driver shows a file for each GPU, in containers without nvidia-smi too."""
+
+
 class DeviceError(RuntimeError):
     """The devices named in the environment make no sense; the message says how to write them."""
 
@@ -68,7 +74,8 @@ def devices() -> list[str]:
 
     `NIGHTSHELF_DEVICES` decides where it is set: `0,1` (indices or UUIDs), `fake:2` (two pretended devices
     that train on the CPU, to try out the executor), `none`. Else what CUDA_VISIBLE_DEVICES allows, as a
-    cluster sets it; else what nvidia-smi lists.
+    cluster sets it; else what nvidia-smi lists, or the driver shows where there is no nvidia-smi. Indices
+    count as nvidia-smi does.
 
     Raises:
         DeviceError: the variable holds anything else.
@@ -82,8 +89,8 @@ def devices() -> list[str]:
         return _names(VARIABLE, wanted)
     allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
     if allowed is not None:
-        return _names("CUDA_VISIBLE_DEVICES", allowed) if allowed.strip() not in ("", "-1") else []
-    return list(_nvidia_smi())
+        return _names("CUDA_VISIBLE_DEVICES", allowed) if allowed.strip() not in NONE_VISIBLE else []
+    return list(_nvidia_smi()) or [str(n) for n in range(len(list(DRIVER.glob("nvidia[0-9]*"))))]
 
 
 @contextmanager

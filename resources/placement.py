@@ -14,6 +14,8 @@ from resources.home import Training
 GRACE = 3
 """Seconds that a pod has to end when its run is terminated: a checkpoint is whole at any moment."""
 
+SHARED_MEMORY = "/dev/shm"  # noqa: S108 - a mount, no file
+
 
 def training_tags(training: Training) -> dict[str, Any]:
     """Tags of a step that trains.
@@ -23,12 +25,18 @@ def training_tags(training: Training) -> dict[str, Any]:
     """
     gpus = str(training.devices)
     # A cluster would look for a node with GPUs also where none is asked for by a limit of 0.
-    container = {"resources": {"limits": {training.gpu_resource: gpus}}} if training.devices else {}
-    pod = {
+    container: dict[str, Any] = {}
+    if training.devices:
+        container["resources"] = {"limits": {training.gpu_resource: gpus}}
+    pod: dict[str, Any] = {
         "node_selector": training.node_selector,
         "tolerations": [toleration.content for toleration in training.tolerations],
         "termination_grace_period_seconds": GRACE,
     }
+    if training.devices > 1:
+        # NCCL passes gradients on through shared memory, of which a pod has 64 MiB without this.
+        container["volume_mounts"] = [{"name": "shared-memory", "mount_path": SHARED_MEMORY}]
+        pod["volumes"] = [{"name": "shared-memory", "empty_dir": {"medium": "Memory"}}]
     return {
         TAG: gpus,
         "dagster-k8s/config": {"container_config": container, "pod_spec_config": pod},

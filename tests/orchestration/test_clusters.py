@@ -103,6 +103,8 @@ def test_a_training_runs_in_a_pod_that_asks_for_what_the_shop_has_set(tmp_path: 
     claim = {"name": "home", "persistentVolumeClaim": {"claimName": "nightshelf-home"}}
     assert claim in pod["volumes"]
     assert {"name": "home", "mountPath": "/home-of-the-shop"} in container["volumeMounts"]
+    assert {"name": "shared-memory", "emptyDir": {"medium": "Memory"}} in pod["volumes"]
+    assert {"name": "shared-memory", "mountPath": "/dev/shm"} in container["volumeMounts"]
     # What ran in the pod is what runs anywhere.
     assert "Training on device fake:0 (of fake:0; 2 were asked for)" in done.stdout
     assert "step 20 of 20: loss" in done.stdout

@@ -60,6 +60,19 @@ def test_devices_are_those_of_nvidia_smi(tmp_path: Path, monkeypatch: pytest.Mon
     assert devices() == []
 
 
+def test_without_nvidia_smi_the_driver_says_which_gpus_there_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in many a container."""
+    monkeypatch.setenv("PATH", str(tmp_path / "nowhere"))
+    monkeypatch.setattr("resources.devices.DRIVER", tmp_path)
+    for name in ("nvidia0", "nvidia1", "nvidiactl", "nvidia-uvm"):
+        (tmp_path / name).touch()
+    assert devices() == ["0", "1"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "NoDevFiles")  # of Slurm, for a job without GPUs
+    assert devices() == []
+
+
 def test_what_a_cluster_allows_comes_before_and_the_setting_before_that(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

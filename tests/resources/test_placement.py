@@ -22,15 +22,26 @@ def test_a_training_asks_every_executor_for_as_many_devices() -> None:
     assert tags == {
         "nightshelf/devices": "4",
         "dagster-k8s/config": {
-            "container_config": {"resources": {"limits": {"amd.com/gpu": "4"}}},
+            "container_config": {
+                "resources": {"limits": {"amd.com/gpu": "4"}},
+                "volume_mounts": [{"name": "shared-memory", "mount_path": "/dev/shm"}],
+            },
             "pod_spec_config": {
                 "node_selector": {"pool": "gpu"},
                 "tolerations": [{"key": "gpu", "operator": "Equal", "value": "yes"}],
                 "termination_grace_period_seconds": 3,
+                "volumes": [{"name": "shared-memory", "empty_dir": {"medium": "Memory"}}],
             },
         },
         "dagster-ray/config": {"num_gpus": 4},
     }
+
+
+def test_one_gpu_passes_nothing_on_through_shared_memory() -> None:
+    tags = training_tags(Shop.model_validate({"training": {"devices": 1}}).training)
+    config = tags["dagster-k8s/config"]
+    assert config["container_config"] == {"resources": {"limits": {"nvidia.com/gpu": "1"}}}
+    assert "volumes" not in config["pod_spec_config"]
 
 
 def test_a_training_on_the_cpu_asks_no_cluster_for_a_gpu() -> None:
