@@ -14,6 +14,7 @@ length besides, for the share of the device's peak (model FLOPs utilisation).
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import sys
 import tempfile
@@ -44,8 +45,10 @@ EXAMPLES, PRODUCTS = 640, 150
 """Four examples of each product; a night has tens, for its examples are drawn from weeks."""
 TESTED = 2000
 RESAMPLES = 500
-FULL_LENGTH, FULL_BATCH, FULL_STEPS = 512, 64, 60
-"""Tokens of a text, texts of a step, and steps, for the share of a GPU's peak."""
+FULL_LENGTH, FULL_BATCH, FULL_STEPS, WARM_UP = 512, 64, 60, 5
+"""Tokens of a text, texts of a step, and steps, for the share of a GPU's peak; and steps before that, while
+kernels are loaded and memory grows.
+"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -61,6 +64,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args(arguments)
     share_cores()
+    # As the training worker does before torch is imported; and with several GPUs the Trainer would take all.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0]
 
     from assets.model.recipe import load_recipe
     from assets.model.training import pick_device
@@ -118,6 +124,8 @@ def compare(figures: Figures, data: TaskData, recipe: Recipe, device: torch.devi
 
 def ours(data: TaskData, recipe: Recipe, device: torch.device) -> tuple[TextClassifier, float]:
     """Nightshelf's own loop; the seconds are those of its own report."""
+    import torch
+
     from assets.model.tasks import BehaviorTask
     from assets.model.training import train
     from resources.text_encoder import load_encoder
@@ -125,6 +133,7 @@ def ours(data: TaskData, recipe: Recipe, device: torch.device) -> tuple[TextClas
     nothing = data.splits["test"].take(np.zeros(0, np.int64))
     unmeasured = replace(data, splits={**data.splits, "dev": nothing, "test": nothing})
     trained = train(BehaviorTask(), unmeasured, *load_encoder(recipe.encoder), recipe, device)
+    torch.use_deterministic_algorithms(False)  # or the others would be held to repeatable kernels too
     return trained.network, trained.speed["train_seconds"]
 
 
@@ -213,11 +222,11 @@ def utilisation(figures: Figures, recipe: Recipe, device: torch.device) -> None:
     nothing = np.zeros(0, np.int64)
     every = Examples(np.arange(len(texts)), random.integers(0, 3, len(texts)))
     splits = {"train": every, "dev": every.take(nothing), "test": every.take(nothing)}
-    full = replace(
-        recipe, batch_size=FULL_BATCH, max_length=FULL_LENGTH, epochs=1, max_steps=None, contrast=0
-    )
-    encoder = BertModel(BertConfig())
-    speed = train(BehaviorTask(), TaskData(texts, splits), encoder, tokenizer, full, device).speed
+    full = replace(recipe, batch_size=FULL_BATCH, max_length=FULL_LENGTH, epochs=1, contrast=0)
+    encoder, data = BertModel(BertConfig()), TaskData(texts, splits)
+    for steps in (WARM_UP, FULL_STEPS):
+        recipe = replace(full, max_steps=steps)
+        speed = train(BehaviorTask(), data, encoder, tokenizer, recipe, device).speed
     against = f"{speed['peak_tflops']:.0f} TFLOPS, the device's peak; goal: 0.4"
     figures.add("training.gpu.mfu", speed["mfu"], "", against)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -65,7 +65,13 @@ class Tokens:
         mask = np.arange(width or lengths.max()) < lengths[:, None]
         ids = np.full(mask.shape, self.pad, np.int64)
         ids[mask] = self.ids[_ranges(self.start[texts], lengths)]
-        return torch.from_numpy(ids).to(device), torch.from_numpy(mask.astype(np.int64)).to(device)
+        return on_device(ids, device), on_device(mask.astype(np.int64), device)
+
+
+def on_device(values: NDArray[Any], device: torch.device) -> Tensor:
+    """The values as a tensor. A GPU fetches them while the CPU goes on, from memory that is not moved."""
+    tensor = torch.from_numpy(values)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
 def longest(encoder: nn.Module, tokenizer: PreTrainedTokenizerBase, wanted: int) -> int:

@@ -5,6 +5,7 @@ Only the arithmetic of the network on real tokens counts: not padding, not what 
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -14,19 +15,23 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from assets.model.network import precision
+from assets.model.network import has_bfloat16
 
 if TYPE_CHECKING:
     from assets.model.network import TextClassifier
 
 KNOWN = {
+    "GB200": 2500,
     "B200": 2250,
+    "GH200": 989,
+    "H200 NVL": 836,
     "H200": 989,
     "H100 PCIe": 756,
     "H100 NVL": 835,
     "H100": 989,
     "A100": 312,
     "L40S": 362,
+    "L40": 181,
     "L4": 121,
     "A40": 150,
     "A30": 165,
@@ -35,7 +40,10 @@ KNOWN = {
     "RTX 4090": 165,
     "RTX 3090": 71,
 }
-"""TFLOPS of dense bfloat16 matrix products by the data sheets; the first that is in a GPU's name counts."""
+"""TFLOPS of dense bfloat16 matrix products by the data sheets; the first whose words a GPU's name has
+counts."""
+LESS = ("MIG", "Laptop", "Max-Q")
+"""In the names of a part of a GPU, and of slower ones of the same name."""
 MEASURE = 0.2
 """Seconds of measuring a device that is not known."""
 
@@ -52,19 +60,22 @@ class Peak:
 
 def peak_of(device: torch.device) -> Peak:
     """The peak of a common GPU, by its name; of anything else what a matrix product reaches."""
-    if device.type == "cuda":
-        name = torch.cuda.get_device_name(device)
-        for part, tera in KNOWN.items():
-            if part in name:
-                return Peak(tera * 1e12, known=True)
-    return Peak(_measured(device), known=False)
+    tera = known_peak(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
+    return Peak(tera * 1e12, known=True) if tera else Peak(_measured(device), known=False)
+
+
+def known_peak(name: str) -> int | None:
+    """TFLOPS of the GPU of this name, as torch gives it; None where no data sheet is known."""
+    if any(word in name for word in LESS):
+        return None
+    return next((tera for part, tera in KNOWN.items() if re.search(rf"\b{part}\b", name)), None)
 
 
 def _measured(device: torch.device) -> float:
     size = 1024 if device.type == "cpu" else 8192
-    a = torch.ones(size, size, device=device)
+    a = torch.ones(size, size, device=device, dtype=torch.bfloat16 if has_bfloat16(device) else None)
     best = 0.0
-    with torch.inference_mode(), precision(device):
+    with torch.inference_mode():
         # The first product of a process loads libraries, for seconds where disks are cold.
         (a @ a)[0, 0].item()
         until = time.perf_counter() + MEASURE
@@ -87,7 +98,9 @@ class Cost:
     @classmethod
     def of(cls, network: TextClassifier) -> Cost:
         looked_up = sum(m.weight.numel() for m in network.modules() if isinstance(m, nn.Embedding))
-        parameters = sum(p.numel() for p in network.parameters()) - looked_up
+        # A pooler is of the pre-training; the mean of all tokens takes its place.
+        used = (p.numel() for name, p in network.named_parameters() if ".pooler." not in name)
+        parameters = sum(used) - looked_up
         config = network.encoder.config
         return cls(parameters, int(getattr(config, "num_hidden_layers", 0)), int(config.hidden_size))
 

@@ -43,8 +43,10 @@ def masked_mean(hidden: Tensor, mask: Tensor) -> Tensor:
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Whether the device multiplies bfloat16 in hardware: GPUs, and CPUs with AVX512-BF16."""
-    return device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
+    """Whether the device multiplies bfloat16 in hardware: GPUs from Ampere on, and CPUs with AVX512-BF16."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_avx512_bf16_supported()
 
 
 def precision(device: torch.device) -> torch.autocast:

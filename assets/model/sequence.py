@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from assets.model.batches import on_device
 from assets.model.interactions import (
     GAPS,
     LEVELS,
@@ -282,7 +283,9 @@ class SequenceTrainer:
                 if time.perf_counter() - told > 5:
                     told = time.perf_counter()
                     speed = step * self.config.tokens / (told - began)
-                    self.log(f"sequence model: epoch {epoch + 1}, loss {loss:.3f}, {speed:,.0f} events/s")
+                    self.log(
+                        f"sequence model: epoch {epoch + 1}, loss {float(loss):.3f}, {speed:,.0f} events/s"
+                    )
                 if time.perf_counter() - began > self.seconds:
                     break
             over = epoch + 1 == self.config.epochs or time.perf_counter() - began > self.seconds
@@ -338,23 +341,24 @@ class SequenceTrainer:
         sequences: Sequences,
         batch: tuple[Ints, Ints],
         rate: float,
-    ) -> float:
+    ) -> Tensor:
+        """One step; its loss, which nobody need wait for."""
         network.train()
         place, real = sequences.padded(*batch)
         learnt = real[:, 1:]
         if self.config.new_only:
             learnt = learnt & ~sequences.again[place[:, 1:]]
         if not learnt.any():
-            return 0.0
+            return torch.zeros(())
         for group in optimizer.param_groups:
             group["lr"] = self.config.learning_rate * rate
         inputs, targets = place[:, :-1], place[:, 1:][learnt]
-        loss = self._loss(network, sequences, inputs, targets, torch.from_numpy(learnt).to(self.device))
+        loss = self._loss(network, sequences, inputs, targets, on_device(learnt, self.device))
         loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), 5.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        return float(loss.detach())
+        return loss.detach()
 
     def _loss(
         self,
@@ -377,12 +381,12 @@ class SequenceTrainer:
             np.concatenate([sequences.item[inputs].reshape(-1), wanted, drawn]), return_inverse=True
         )
         parts = inputs.size, len(wanted), len(drawn)
-        history, answer, others = torch.from_numpy(place).to(self.device).split(parts)
+        history, answer, others = on_device(place, self.device).split(parts)
         _, level, gap = _tensors(self.device, sequences, inputs)
-        ask = torch.from_numpy(sequences.level[targets]).to(self.device)
-        correction = torch.from_numpy(np.log(chance).astype(np.float32)).to(self.device)
+        ask = on_device(sequences.level[targets], self.device)
+        correction = on_device(np.log(chance).astype(np.float32), self.device)
         with precision(self.device):
-            vectors = network.items(torch.from_numpy(rows).to(self.device))
+            vectors = network.items(on_device(rows, self.device))
             states = network(vectors, history.view(inputs.shape), level, gap)[learnt] + network.wanted(ask)
             own = (states * vectors[answer]).sum(dim=1).float()
             logits = (states @ vectors[others].T).float() - correction
@@ -444,4 +448,4 @@ def _known(data: Interactions, edges: Sequence[float]) -> tuple[Tensor, Tensor]:
 
 def _tensors(device: torch.device, sequences: Sequences, place: Ints) -> tuple[Tensor, Tensor, Tensor]:
     columns = sequences.item, sequences.level, sequences.gap
-    return tuple(torch.from_numpy(column[place]).to(device) for column in columns)  # type: ignore[return-value]
+    return tuple(on_device(column[place], device) for column in columns)  # type: ignore[return-value]

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -134,10 +135,13 @@ class BehaviorTask:
 
         count = np.maximum(np.bincount(train.target, minlength=len(self.labels)), 1)
         weight = len(train) / (len(self.labels) * count) if balanced else np.ones(len(self.labels))
-        per_label = torch.tensor(weight, dtype=torch.float32)
+
+        @cache  # on its way to a GPU again in each step, it would have the step wait
+        def per_label(device: torch.device) -> Tensor:
+            return torch.tensor(weight, dtype=torch.float32, device=device)
 
         def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
-            return functional.cross_entropy(outputs.float(), targets, per_label.to(outputs.device))
+            return functional.cross_entropy(outputs.float(), targets, per_label(outputs.device))
 
         return cross_entropy
 

@@ -70,6 +70,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
+    import torch
+
     from assets.model.recipe import RecipeError, load_recipe
     from assets.model.snapshot import Snapshot, SnapshotError
     from assets.model.training import TrainingError
@@ -87,6 +89,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         TrainingError,
     ) as error:
         print(f"error: {error}", file=sys.stderr)
+        return REFUSED
+    except torch.OutOfMemoryError as error:
+        said = str(error).partition(". ")[0]
+        print(f"error: {said}: lower sequence_width in the recipe, or free the device", file=sys.stderr)
         return REFUSED
     finally:
         for fd in leases:
@@ -244,7 +250,8 @@ def _train_sequence(  # noqa: PLR0917
 
     log = _noting(progress)
     items, began = snapshot.table("items").select(["item_id", "text"]).to_pydict(), time.perf_counter()
-    vectors = item_vectors(part / "encoder", [text or "" for text in items["text"]], cache, log)
+    texts = [text or "" for text in items["text"]]
+    vectors = item_vectors(part / "encoder", texts, cache, log, device)
     encoded = time.perf_counter()
     if recipe.sequence_epochs:
         data = Interactions.of(snapshot, vectors, items["item_id"])

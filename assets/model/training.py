@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from assets.model.batches import Tokens, bucketed, by_length, longest
+from assets.model.batches import Tokens, bucketed, by_length, longest, on_device
 from assets.model.checkpoints import Checkpoints, fingerprint, put_back, state_of
 from assets.model.flops import Cost, peak_of
 from assets.model.network import precision
@@ -59,10 +59,19 @@ class Trained:
 
 
 def pick_device() -> torch.device:
-    """The GPU that CUDA_VISIBLE_DEVICES leaves visible (of several, that of this process), else the CPU."""
+    """The GPU that CUDA_VISIBLE_DEVICES leaves visible (of several, that of this process), else the CPU.
+
+    Raises:
+        TrainingError: more processes than GPUs.
+    """
     if not torch.cuda.is_available():
         return torch.device("cpu")
-    device = torch.device("cuda", local_rank() or 0)
+    number, visible = local_rank() or 0, torch.cuda.device_count()
+    if number >= visible:
+        raise TrainingError(
+            f"process {number + 1} of this machine has no GPU: torch sees {visible}. Start as many processes"
+        )
+    device = torch.device("cuda", number)
     torch.cuda.set_device(device)
     return device
 
@@ -90,7 +99,7 @@ def train(  # noqa: PLR0917
     Raises:
         TrainingError: the loss is no longer finite, or the device's memory does not suffice.
     """
-    make_deterministic(recipe.seed)
+    torch.manual_seed(recipe.seed)
     network = task.network(encoder).to(device)
     tokens = Tokens.of(data.texts, tokenizer, longest(encoder, tokenizer, recipe.max_length))
     examples = _drawn(data.splits["train"], recipe)
@@ -98,8 +107,9 @@ def train(  # noqa: PLR0917
     if checkpoints:
         start = {"start": fingerprint(network), "tokens": tokens.fingerprint}
         checkpoints.of = {**checkpoints.of, **start}
-    loop = _Loop(task, network, tokens, splits, data.pairs, recipe, device, progress, checkpoints, peers)
     try:
+        ask_for_repeatable(network, tokens, device, progress)
+        loop = _Loop(task, network, tokens, splits, data.pairs, recipe, device, progress, checkpoints, peers)
         loop.run()
     except torch.OutOfMemoryError as error:
         raise TrainingError(
@@ -109,10 +119,30 @@ def train(  # noqa: PLR0917
     return Trained(network, loop.metrics(), loop.curve, loop.speed())
 
 
-def make_deterministic(seed: int) -> None:
-    """Seed everything and ask for repeatable kernels; where a GPU has none, torch warns and goes on."""
-    torch.manual_seed(seed)
-    torch.use_deterministic_algorithms(True, warn_only=True)
+def ask_for_repeatable(network: nn.Module, tokens: Tokens, device: torch.device, progress: Progress) -> None:
+    """Hold torch to kernels that give the same each time; where the network has an operation without such a
+    kernel, tell so and take the others.
+
+    It is tried out on a text, for only to be warned (`warn_only`) is not enough: attention's gradient is then
+    added up in any order on a GPU.
+    """
+    # Each new tensor would be filled with NaN first: seven times as many fills a step.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.use_deterministic_algorithms(True)
+    if not len(tokens.lengths):
+        return
+    network.train()
+    try:
+        with precision(device):
+            outputs = network(*tokens.batch(np.arange(1), device))
+        outputs.float().sum().backward()
+    except RuntimeError as error:
+        if "deterministic" not in str(error):
+            raise
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        what = str(error).partition(" does not have")[0]
+        progress({"event": "note", "text": f"{what} is not repeatable here: weights may differ next time"})
+    network.zero_grad(set_to_none=True)
 
 
 def learning_rate(step: int, steps: int, recipe: Recipe) -> float:
@@ -200,12 +230,13 @@ class _Loop:
                 step += 1
                 self._step(step, train.take(rows))
                 crash_point("train.step")
-                now = time.perf_counter()
-                if now - told > 1 or step == self.steps:
-                    self._tell(step, self.seconds + now - began)
-                    told = now
+                if time.perf_counter() - told > 1 or step == self.steps:
+                    self._collect()  # which waits for a GPU: only then are the steps done
+                    told = time.perf_counter()
+                    self._tell(step, self.seconds + told - began)
                 if self.checkpoints and not self.peers.rank and self.checkpoints.due():
-                    self._keep(self.checkpoints, step, self.seconds + now - began)
+                    self._collect()
+                    self._keep(self.checkpoints, step, self.seconds + time.perf_counter() - began)
             self._collect()
             self.seconds += time.perf_counter() - began
         self.report = self._measure("dev", "test")
@@ -235,7 +266,6 @@ class _Loop:
         return len(losses)
 
     def _keep(self, checkpoints: Checkpoints, step: int, seconds: float) -> None:
-        self._collect()
         losses = [point["loss"] for point in self.curve["train"]]
         tensors = state_of(self.network, self.optimizer) | {
             "losses": torch.tensor(losses, dtype=torch.float64)
@@ -251,20 +281,21 @@ class _Loop:
         torch.manual_seed(int(self._random(DROPOUT, step, self.peers.rank).integers(2**63)))
         # Of like length, many examples of a batch are about the same product: each text is encoded once.
         distinct, place_of = np.unique(examples.text, return_inverse=True)
-        rows = torch.from_numpy(place_of).to(self.device)
+        rows = on_device(place_of, self.device)
         batches = [self._batch(distinct)]
         pairs = self.pairs[:0]
         if self.recipe.contrast and len(self.pairs):
             pairs = self.pairs[self._random(PAIRS, step).integers(0, len(self.pairs), len(examples))]
             texts, place = np.unique(pairs, return_inverse=True)
             batches.append(self._batch(texts))
-        targets = torch.from_numpy(examples.target).to(self.device)
+        targets = on_device(examples.target, self.device)
         with precision(self.device):
             outputs, *vectors = self.model(*(tensor for batch in batches for tensor in batch))
-            loss = self.loss(self.peers.gathered(outputs, len(distinct))[rows], targets)
-            if vectors:
-                gathered = self.peers.gathered(vectors[0], len(texts))
-                loss = loss + self.recipe.contrast * self._contrast(pairs, place.reshape(-1, 2), gathered)
+        # In float32: a text's gradient is the sum over its rows.
+        loss = self.loss(self.peers.gathered(outputs.float(), len(distinct))[rows], targets)
+        if vectors:
+            gathered = self.peers.gathered(vectors[0], len(texts))
+            loss = loss + self.recipe.contrast * self._contrast(pairs, place.reshape(-1, 2), gathered)
         # Each process has the gradient of its own rows, and their mean is taken: the sum is what is meant.
         (loss * self.peers.count).backward()
         nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.clip)
@@ -286,8 +317,8 @@ class _Loop:
         self, pairs: NDArray[np.int64], place: NDArray[np.int64], vectors: torch.Tensor
     ) -> torch.Tensor:
         """How well pairs of texts find each other by their vectors, in rows `place` (`contrastive_loss`)."""
-        share = torch.from_numpy(self.wanted[pairs[:, 1]].astype(np.float32)).to(self.device)
-        rows = torch.from_numpy(place).to(self.device)
+        share = on_device(self.wanted[pairs[:, 1]].astype(np.float32), self.device)
+        rows = on_device(place, self.device)
         return contrastive_loss(vectors[rows[:, 0]], vectors[rows[:, 1]], rows, share)
 
     def _collect(self) -> None:
@@ -302,7 +333,6 @@ class _Loop:
         self.waiting.clear()
 
     def _tell(self, step: int, seconds: float) -> None:
-        self._collect()
         self.progress(
             {
                 "event": "step",
@@ -384,7 +414,7 @@ def contrastive_loss(
     popular products would be pushed away from everything (Yi et al., RecSys 2019).
 
     Args:
-        one, other: [pairs, D] vectors of length 1.
+        one, other: [pairs, D] float32 vectors of length 1.
         rows: [pairs, 2] which texts they are: the same text is no negative of itself.
         share: [pairs] of all pairs that have this partner.
         temperature: of the cosines.
@@ -392,7 +422,7 @@ def contrastive_loss(
     Returns:
         Mean over the pairs, a scalar.
     """
-    logits = (one @ other.T).float() / temperature - share.clamp(min=1e-9).log()
+    logits = one @ other.T / temperature - share.clamp(min=1e-9).log()
     same = (rows[None, :, 1] == rows[:, None, 1]) | (rows[None, :, 1] == rows[:, None, 0])
     own = torch.eye(len(rows), dtype=torch.bool, device=rows.device)
     logits = logits.masked_fill(same & ~own, float("-inf"))

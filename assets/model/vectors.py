@@ -48,18 +48,23 @@ Log = Callable[[str], None]
 
 
 def item_vectors(
-    encoder_dir: Path, texts: list[str], cache: Path, log: Log = lambda message: None
+    encoder_dir: Path,
+    texts: list[str],
+    cache: Path,
+    log: Log = lambda message: None,
+    device: torch.device | None = None,
 ) -> NDArray[np.float32]:
     """Vectors of texts, in their order.
 
-    Texts that the cache knows are not encoded again; with all known, torch is not even imported. A GPU is
-    used only by a process that holds a lease for one (`resources.devices`).
+    Texts that the cache knows are not encoded again; with all known, torch is not even imported.
 
     Args:
         encoder_dir: a Hugging Face encoder with its tokenizer, whose `model_max_length` bounds the tokens.
         texts: may repeat; an empty one gets a vector of zeros.
         cache: folder of all encoders' vectors (`Home.vectors`).
         log: told about every five seconds of encoding how far it is.
+        device: where to encode; where absent, on the GPU if this process holds a lease for one
+            (`resources.devices`), else on the CPU.
 
     Returns:
         float32 [len(texts), dimensions], rows of length 1 (0 for an empty text).
@@ -73,7 +78,7 @@ def item_vectors(
     unseen = {key: text for key, text in zip(keys, texts, strict=True) if text.strip() and key not in known}
     if unseen:
         log(f"encoding {len(unseen):,} texts that this encoder has not seen ({len(texts):,} in all)")
-        for vectors in _encoded(encoder_dir, unseen, log):
+        for vectors in _encoded(encoder_dir, unseen, log, device or _leased()):
             _add(folder, vectors)
             known |= vectors
     width = len(next(iter(known.values()), ())) or _width(encoder_dir)
@@ -137,8 +142,15 @@ def _add(folder: Path, vectors: dict[bytes, NDArray[np.float32]]) -> None:
     crash_point("vectors.in_place")
 
 
+def _leased() -> torch.device:
+    import torch
+
+    leased = os.environ.get(LEASED, CPU)
+    return torch.device("cuda" if leased != CPU and torch.cuda.is_available() else "cpu")
+
+
 def _encoded(
-    encoder_dir: Path, texts: dict[bytes, str], log: Log
+    encoder_dir: Path, texts: dict[bytes, str], log: Log, device: torch.device
 ) -> Iterator[dict[bytes, NDArray[np.float32]]]:
     """Vectors by key, in portions worth writing."""
     import torch
@@ -147,8 +159,6 @@ def _encoded(
     from assets.model.eight_bits import in_eight_bits
     from resources.text_encoder import load_encoder
 
-    leased = os.environ.get(LEASED, CPU)
-    device = torch.device("cuda" if leased != CPU and torch.cuda.is_available() else "cpu")
     encoder, tokenizer = load_encoder(str(encoder_dir))
     keys = list(texts)
     tokens = Tokens.of(list(texts.values()), tokenizer, longest(encoder, tokenizer, LONGEST))
@@ -181,6 +191,8 @@ def _natively(encoder: PreTrainedModel, device: torch.device) -> Encode:
 
     dtype = torch.bfloat16 if has_bfloat16(device) else torch.float32
     torch.nn.Module.to(encoder, device, dtype).eval()
+    # Preferred on an H100, cuDNN's attention plans anew for every shape: tens of milliseconds each.
+    torch.backends.cuda.enable_cudnn_sdp(False)
 
     def encode(ids: torch.Tensor, mask: torch.Tensor) -> NDArray[np.float32]:
         mean = encoder(input_ids=ids, attention_mask=mask).last_hidden_state.float().mean(1)

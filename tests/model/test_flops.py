@@ -12,7 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from assets.model import flops
-from assets.model.flops import KNOWN, Cost, peak_of
+from assets.model.flops import Cost, known_peak, peak_of
 from assets.model.tasks import BehaviorTask
 from resources.text_encoder import load_encoder
 from tests.model.little_shop import tiny_encoder
@@ -41,11 +41,31 @@ def test_the_peak_of_a_cpu_is_what_a_matrix_product_reaches() -> None:
     assert 1e8 < peak.flops < 1e14
 
 
-def test_a_gpu_is_known_by_the_longest_of_the_names_that_fit() -> None:
-    """`H100 PCIe` is no `H100`, and an `L40S` no `L4`."""
-    names = list(KNOWN)
-    for place, name in enumerate(names):
-        assert not any(earlier in name for earlier in names[:place])
+@pytest.mark.parametrize(
+    ("name", "tera"),
+    {
+        "NVIDIA H200": 989,
+        "NVIDIA H200 NVL": 836,
+        "NVIDIA H100 80GB HBM3": 989,
+        "NVIDIA H100 PCIe": 756,
+        "NVIDIA GH200 480GB": 989,
+        "NVIDIA A100-SXM4-80GB": 312,
+        "NVIDIA L40S": 362,
+        "NVIDIA L40": 181,
+        "NVIDIA L4": 121,
+        "NVIDIA A10G": 70,
+        "NVIDIA A10": 125,
+        "NVIDIA GeForce RTX 4090": 165,
+        "NVIDIA GeForce RTX 4090 Laptop GPU": None,
+        "NVIDIA H200 MIG 1g.18gb": None,
+        "NVIDIA RTX A4000": None,
+        "NVIDIA RTX A1000": None,
+        "Tesla T4": None,
+    }.items(),
+)
+def test_a_gpu_is_known_by_the_words_of_its_name(name: str, tera: int | None) -> None:
+    """An `L40` is no `L4`, a slice of a GPU not all of it; what is not known is measured."""
+    assert known_peak(name) == tera
 
 
 def test_the_first_product_of_a_process_is_not_the_peak(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,7 +58,7 @@ def circle(seed: int = 0, things: int = 12, shoppers: int = 40, days: int = 3) -
 # ---- events in pieces
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.integers(0, 40), min_size=1, max_size=6), st.integers(1, 12), st.integers(0, 1000))
 def test_pieces_hold_every_step_of_every_shopper_once(lengths, length, seed):
     """A step is two events in a row; no piece has more than `length` of them."""
@@ -83,7 +83,7 @@ def test_the_cuts_lie_elsewhere_each_time():
     assert len({tuple(sequences.pieces(20, random)[0]) for _ in range(10)}) > 3
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(little_worlds())
 def test_events_stand_by_shopper_time_and_item(world):
     """Each with the time since the one before, and whether the shopper had met the item."""

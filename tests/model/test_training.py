@@ -20,7 +20,7 @@ from sklearn.utils.class_weight import compute_class_weight
 
 from assets.model.batches import REPEATS, Tokens, bucketed, by_length
 from assets.model.checkpoints import Checkpoints
-from assets.model.network import masked_mean
+from assets.model.network import HeadConfig, TextClassifier, masked_mean
 from assets.model.recipe import RECIPES, Recipe, RecipeError, load_recipe
 from assets.model.report import classification_report, loss_chart, report_chart, report_table
 from assets.model.snapshot import Snapshot, write_snapshot
@@ -32,6 +32,7 @@ from assets.model.training import (
     contrastive_loss,
     learning_rate,
     outputs_of,
+    pick_device,
     train,
 )
 from resources.text_encoder import load_encoder
@@ -49,6 +50,13 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def no_wishes() -> Iterator[None]:
+    """What a training asks of torch holds for its process; here for one test."""
+    yield
+    torch.use_deterministic_algorithms(False)
 
 
 @pytest.fixture(scope="module")
@@ -318,6 +326,45 @@ def test_a_loss_that_is_not_finite_ends_the_training_in_words(encoder: Path, sna
         train(task, task.data(snapshot), model, tokenizer, QUICK, CPU)
 
 
+def test_torch_is_held_to_repeatable_kernels(encoder: Path, snapshot: Snapshot) -> None:
+    """Not only asked for them: on a GPU, attention gives way to such a wish."""
+    fit(encoder, snapshot, replace(QUICK, max_steps=1))
+    assert torch.are_deterministic_algorithms_enabled()
+    assert not torch.is_deterministic_algorithms_warn_only_enabled()
+
+
+class _Unrepeatable(TextClassifier):
+    """Has an operation of which torch has no repeatable kernel."""
+
+    def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        outputs = super().forward(ids, mask)
+        return outputs + torch.zeros(3).put_(torch.tensor([0]), torch.zeros(1))
+
+
+@pytest.mark.filterwarnings("ignore:put_ does not have a deterministic implementation")
+def test_an_encoder_that_cannot_be_repeated_is_trained_all_the_same(
+    encoder: Path, snapshot: Snapshot
+) -> None:
+    class Task(BehaviorTask):
+        def network(self, encoder: Any) -> TextClassifier:
+            return _Unrepeatable(encoder, HeadConfig(labels=3))
+
+    told: list[dict[str, Any]] = []
+    task, recipe = Task(), replace(QUICK, max_steps=2)
+    trained = train(task, task.data(snapshot), *load_encoder(str(encoder)), recipe, CPU, told.append)
+    assert trained.metrics["steps"] == 2
+    (note,) = [event["text"] for event in told if event["event"] == "note"]
+    assert note == "put_ is not repeatable here: weights may differ next time"
+
+
+def test_more_processes_than_gpus_are_told_how_many_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with pytest.raises(TrainingError, match="process 2 of this machine has no GPU: torch sees 1"):
+        pick_device()
+
+
 def test_biases_and_layer_norms_do_not_decay(encoder: Path) -> None:
     network = BehaviorTask().network(load_encoder(str(encoder))[0])
     decayed, spared = (group["params"] for group in _optimizer(network, Recipe(), CPU).param_groups)
@@ -330,7 +377,7 @@ def test_biases_and_layer_norms_do_not_decay(encoder: Path) -> None:
 # ---- the contrastive loss
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=8), st.integers(0, 99))
 def test_the_contrastive_loss_is_its_formula(pairs: list[tuple[int, int]], seed: int) -> None:
     """Pair by pair: of all partners in the batch but the text itself and its partner's repetitions, the own
