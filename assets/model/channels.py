@@ -19,7 +19,7 @@ from scipy.sparse import csr_matrix, diags, vstack
 
 from assets.model.interactions import LEVELS, Floats, Interactions, Ints
 from assets.model.rules import new_items, numbered
-from assets.model.scored import Dense, Matrix, Products, Same, Scored, sparse
+from assets.model.scored import Dense, Matrix, Products, Same, Scored, product, sparse, written_out
 
 if TYPE_CHECKING:
     from assets.model.mips import InnerProducts
@@ -107,13 +107,13 @@ class Segment:
         self._popular.eliminate_zeros()
 
     def scores(self, users: Ints) -> Matrix:
-        return self._scores(users).toarray()
+        return written_out(self._cares_for(users), self._popular)
 
     def block(self, users: Ints) -> Scored:
-        return sparse(self._scores(users))
+        return product(self._cares_for(users), self._popular)
 
-    def _scores(self, users: Ints) -> csr_matrix:
-        return newest(_fitted(self._data), users, self.decay, self.most) @ self._member @ self._popular
+    def _cares_for(self, users: Ints) -> csr_matrix:
+        return newest(_fitted(self._data), users, self.decay, self.most) @ self._member
 
 
 @dataclass
@@ -199,13 +199,13 @@ class CoVisitation:
         self._matrix, self._data = count, data
 
     def scores(self, users: Ints) -> Matrix:
-        return self._scores(users).toarray()
+        return written_out(self._newest(users), self._matrix)
 
     def block(self, users: Ints) -> Scored:
-        return sparse(self._scores(users))
+        return product(self._newest(users), self._matrix)
 
-    def _scores(self, users: Ints) -> csr_matrix:
-        return newest(_fitted(self._data), users, self.decay, self.most) @ self._matrix
+    def _newest(self, users: Ints) -> csr_matrix:
+        return newest(_fitted(self._data), users, self.decay, self.most)
 
     def between(self, item: Ints, other: Ints) -> Floats:
         """Normalised C[item, other], element by element; 0 for a pair never met."""
@@ -407,9 +407,7 @@ class Attributes:
         length = np.sqrt(np.asarray(profile.multiply(profile).sum(axis=1))).reshape(-1)
         profile = csr_matrix(diags((1 / np.maximum(length, 1e-9)).astype(np.float32)) @ profile)
         scores = profile[:, self._common].toarray() @ self._with_common
-        rare = (profile[:, ~self._common] @ self._with_rare).tocoo()
-        scores[rare.row, rare.col] += rare.data
-        return np.asarray(scores, np.float32)
+        return written_out(profile[:, ~self._common], self._with_rare, onto=scores)
 
     def block(self, users: Ints) -> Scored:
         return Dense(self.scores(users))

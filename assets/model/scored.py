@@ -8,6 +8,7 @@ form here answers these two questions, and as shares of each user's best it says
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol, TypeVar
@@ -224,6 +225,40 @@ def sparse(matrix: csr_matrix) -> Sparse | Dense:
     if matrix.nnz > DENSE_FROM * matrix.shape[0] * matrix.shape[1]:
         return Dense(matrix.toarray())
     return Sparse(matrix)
+
+
+def product(users: csr_matrix, items: csr_matrix) -> Sparse | Dense:
+    """Scores of users who know of items, [users, items], by what each leads to, [items, items]."""
+    reached = int(np.diff(items.indptr)[users.indices].sum())
+    if reached > DENSE_FROM * users.shape[0] * items.shape[1]:
+        return Dense(written_out(users, items))
+    return Sparse(users @ items)
+
+
+def written_out(users: csr_matrix, items: csr_matrix, onto: Matrix | None = None) -> Matrix:
+    """[users, items] the product of two sparse float32 matrices, in full; added to `onto`, where it is given.
+
+    By Intel's MKL, two to three times as fast as SciPy's, which collects the result as a sparse one.
+    """
+    import torch
+
+    if not torch.backends.mkl.is_available():
+        full = (users @ items).toarray()
+        return full if onto is None else onto + full
+    start = np.zeros((users.shape[0], items.shape[1]), np.float32) if onto is None else onto
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sparse")  # of a beta state; only the product is used
+        one, other = (
+            torch.sparse_csr_tensor(
+                torch.from_numpy(matrix.indptr),
+                torch.from_numpy(matrix.indices),
+                torch.from_numpy(matrix.data),
+                matrix.shape,
+                check_invariants=False,
+            )
+            for matrix in (users, items)
+        )
+        return torch.addmm(torch.from_numpy(start), one, other).numpy()
 
 
 def rows_of(matrix: Rows, rows: Ints) -> Rows:

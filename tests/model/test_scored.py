@@ -6,6 +6,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
@@ -21,7 +22,9 @@ from assets.model.scored import (
     Sparse,
     best_of,
     first_of,
+    product,
     sparse,
+    written_out,
 )
 
 
@@ -136,3 +139,27 @@ def test_equal_ones_come_by_number():
     found = first_of(row, item, np.array([1, 1, 2, 0], np.float32), 2)
     assert (found.row.tolist(), found.item.tolist()) == ([0, 0, 2], [6, 5, 1])
     assert isinstance(found, First)
+
+
+@pytest.mark.parametrize("mkl", [True, False], ids=["by MKL", "without it"])
+@pytest.mark.parametrize(
+    ("users", "between", "items"), [(7, 9, 40), (1, 1, 1), (0, 5, 6), (3, 4, 0)], ids=str
+)
+@pytest.mark.parametrize("filled", [0.0, 0.02, 0.6])
+def test_a_product_of_sparse_matrices_is_the_product(
+    mkl: bool, users: int, between: int, items: int, filled: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In either form, and added to what is there."""
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: mkl)
+    rng = np.random.default_rng(users)
+
+    def some(rows: int, columns: int) -> csr_matrix:
+        values = rng.random((rows, columns), np.float32)
+        return csr_matrix(np.where(rng.random(values.shape) < filled, values, np.float32(0)))
+
+    one, other, there = some(users, between), some(between, items), rng.random((users, items), np.float32)
+    expected = one.toarray() @ other.toarray()
+    every = Chosen(np.ones(expected.shape, bool))
+    np.testing.assert_allclose(product(one, other).at(every), expected.reshape(-1), rtol=1e-5)
+    np.testing.assert_allclose(written_out(one, other), expected, rtol=1e-5)
+    np.testing.assert_allclose(written_out(one, other, onto=there.copy()), there + expected, rtol=1e-5)
