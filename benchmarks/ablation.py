@@ -9,7 +9,6 @@ user, with its 95 % bootstrap interval. Parts of the sequence model are trained 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -18,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.figures import REFUSED, minutes, positive, teller
 from resources.devices import share_cores
 
 TRICKS: dict[str, dict[str, Any]] = {
@@ -28,33 +28,48 @@ TRICKS: dict[str, dict[str, Any]] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure and print; returns 0."""
+    """Measure and print; returns 0, or 2 where nothing could be measured."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.ablation",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--interactions", type=Path, required=True)
-    parser.add_argument("--items", type=Path)
-    parser.add_argument("--split", choices=("leave-one-out", "temporal"), required=True)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--minutes", type=float, default=5.0, help="of training, for each sequence model")
-    parser.add_argument("--users", type=int, default=4000, help="of the test, at most")
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument(
+        "--interactions", type=Path, required=True, metavar="PATH", help="as in benchmarks.quality --help"
+    )
+    parser.add_argument("--items", type=Path, metavar="PATH", help="as there; may be absent")
+    parser.add_argument(
+        "--split", choices=("leave-one-out", "temporal"), required=True, help="how the test is held out"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="of all chance (default %(default)s)"
+    )
+    parser.add_argument(
+        "--minutes", type=minutes, default=5.0, metavar="M",
+        help="of training, for each sequence model (default %(default)g)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--users", type=positive, default=4000, metavar="N", help="of the test, at most (default %(default)s)"
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="REPORT.json", help="the report")
     asked = parser.parse_args(arguments)
     share_cores()
 
     from assets.model.interactions import sample
-    from benchmarks.data import read
-    from benchmarks.figures import teller
-    from benchmarks.splits import split
+    from benchmarks import report as reports
+    from benchmarks.data import DataError, read
+    from benchmarks.splits import SplitError, split
 
     log = teller()
-    data = read(asked.interactions, asked.items, log)
-    held = split(data.interactions, asked.split, data.timed)
+    try:
+        data = read(asked.interactions, asked.items, log)
+        held = split(data.interactions, asked.split, data.timed)
+    except (DataError, SplitError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return REFUSED
     held = replace(held, test=replace(held.test, users=sample(held.test.users, asked.users)))
     report = ablate(held, asked.seed, 60 * asked.minutes, log)
-    asked.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    reports.write(report, asked.out)
     print(markdown(report))
     return 0
 

@@ -6,6 +6,7 @@ and versions, figures are ratios where they can be, and what is compared runs in
 
 from __future__ import annotations
 
+import argparse
 import math
 import statistics
 import sys
@@ -15,8 +16,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks import report as reports
-
+REFUSED = 2
+"""Exit status where something wrong was given, as argparse has it."""
 WIDE = 120
 """Columns of the table where it does not go to a screen."""
 
@@ -66,6 +67,8 @@ class Figures:
         """Put the report in place, whole; nothing without `out`."""
         if self.out is None:
             return
+        from benchmarks import report as reports  # here, so that --help loads nothing heavy
+
         head, clean = reports.commit()
         reports.write(
             {
@@ -99,6 +102,28 @@ class Figures:
             console.print(f"{name} was skipped: {reason}", highlight=False, soft_wrap=True, markup=False)
         if self.out:
             console.print(str(self.out), highlight=False, soft_wrap=True)
+
+
+def positive(text: str, least: int = 1) -> int:
+    """For argparse: a whole number of at least `least`."""
+    try:
+        number = int(text)
+    except ValueError:
+        number = least - 1
+    if number < least:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least {least}")
+    return number
+
+
+def minutes(text: str) -> float:
+    """For argparse: a number of minutes."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of minutes above 0")
+    return number
 
 
 def teller() -> Callable[[str], None]:

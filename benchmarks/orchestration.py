@@ -27,7 +27,7 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from benchmarks.figures import Figures, in_turns, ratio, teller
+from benchmarks.figures import Figures, in_turns, positive, ratio, teller
 from benchmarks.raw_events import FIRST_DAY, ZONE, days, write_catalogue, write_events
 from resources.home import Home, Shop
 
@@ -342,11 +342,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--only", nargs="+", choices=[*PARTS], metavar="PART", help=f"of {', '.join(PARTS)}")
     parser.add_argument(
-        "--events", type=int, default=EVENTS, metavar="N", help="in the backfill (default %(default)s)"
+        "--events", type=positive, default=EVENTS, metavar="N", help="in the backfill (default %(default)s)"
     )
-    parser.add_argument("--days", type=int, default=DAYS, metavar="N", help="of it (default %(default)s)")
     parser.add_argument(
-        "--rounds", type=int, default=ROUNDS, metavar="N", help="of runs (default %(default)s)"
+        "--days", type=positive, default=DAYS, metavar="N", help="of it (default %(default)s)"
+    )
+    parser.add_argument(
+        "--rounds", type=positive, default=ROUNDS, metavar="N", help="of runs (default %(default)s)"
     )
     parser.add_argument("--work", type=Path, metavar="DIR", help="where to put what is made meanwhile")
     parser.add_argument("--out", type=Path, metavar="REPORT.json", help="the report")

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.figures import REFUSED, minutes, positive
 from resources.devices import share_cores
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ METHODS = (
     *("popularity", "popularity_7d", "revisit", "item_knn", "co_visitation", "ease"),
     *("implicit_bm25", "implicit_als", "sasrec", "nightshelf", "nightshelf_strict"),
 )
-FAILED, REFUSED = 1, 2
+FAILED = 1
 WIDE = 140
 """Columns of a screen that has room for intervals; a file has."""
 FOR_FITTING = 0.85
@@ -342,11 +343,11 @@ def _parser() -> argparse.ArgumentParser:
         "--seed", type=int, default=0, metavar="N", help="of all chance (default %(default)s)"
     )
     parser.add_argument(
-        "--budget-minutes", type=_minutes, metavar="M",
+        "--budget-minutes", type=minutes, metavar="M",
         help="about how long the whole run may take; without it, each method takes what it needs",
     )  # fmt: skip
     parser.add_argument(
-        "--max-users", type=_count, metavar="N",
+        "--max-users", type=positive, metavar="N",
         help="judge at most so many users, drawn by the seed; all by default, or what a budget allows",
     )  # fmt: skip
     parser.add_argument(
@@ -361,20 +362,6 @@ def _parser() -> argparse.ArgumentParser:
 
 def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
-
-
-def _minutes(text: str) -> float:
-    minutes = float(text)
-    if not 0 < minutes < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is no number of minutes above 0")
-    return minutes
-
-
-def _count(text: str) -> int:
-    count = int(text)
-    if count < 1:
-        raise argparse.ArgumentTypeError(f"{text} users are too few")
-    return count
 
 
 if __name__ == "__main__":

@@ -8,10 +8,10 @@ libraries are loaded; DuckDB, polars and pandas have nothing else to start, dbt 
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import shutil
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -247,8 +247,15 @@ CONTESTANTS: dict[str, Callable[[Place], Took]] = {
 
 def main() -> None:
     """Run the contestant that the command line names."""
-    name, folder = sys.argv[1:]
-    took = CONTESTANTS[name](Place(Path(folder)))
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.rivals", description="Run one of what benchmarks.warehouse compares."
+    )
+    parser.add_argument("name", choices=CONTESTANTS, metavar="NAME", help=f"of {', '.join(CONTESTANTS)}")
+    parser.add_argument(
+        "folder", type=Path, metavar="FOLDER", help="where benchmarks.warehouse put its files"
+    )
+    asked = parser.parse_args()
+    took = CONTESTANTS[asked.name](Place(asked.folder))
     print(json.dumps({"seconds": took.seconds, "start_up": took.start_up}))
 
 

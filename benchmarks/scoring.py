@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.figures import Figures, clocked, in_turns, ratio, short, teller
+from benchmarks.figures import Figures, clocked, in_turns, positive, ratio, short, teller
 from benchmarks.memory import growth
 from resources.devices import share_cores
 
@@ -60,15 +60,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--items", type=_numbers, default=[10_000, 100_000, 1_000_000], help='as in 10000,50000; "" for none'
+        "--items", type=_numbers, default=[10_000, 100_000, 1_000_000], metavar="N,N",
+        help='as in 10000,50000; "" for none',
+    )  # fmt: skip
+    parser.add_argument(
+        "--shops", type=_numbers, default=[10_000, 100_000], metavar="N,N",
+        help="items of shops in which all channels score",
+    )  # fmt: skip
+    parser.add_argument(
+        "--users", type=positive, default=USERS, metavar="N", help="at most; fewer where there are many items"
     )
     parser.add_argument(
-        "--shops", type=_numbers, default=[10_000, 100_000], help="items of shops in which all channels score"
+        "--texts", type=partial(positive, least=0), default=TEXTS, metavar="N", help="to encode; 0 for none"
     )
-    parser.add_argument("--users", type=int, default=USERS, help="at most; fewer where there are many items")
-    parser.add_argument("--texts", type=int, default=TEXTS, help="to encode; 0 for none")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--rounds", type=positive, default=3, metavar="N", help="of runs in turns")
+    parser.add_argument("--out", type=Path, metavar="REPORT.json", help="the report")
     asked = parser.parse_args(arguments)
     share_cores()
     say = teller()
@@ -290,7 +296,8 @@ def _cores() -> int:
 
 
 def _numbers(text: str) -> list[int]:
-    return [int(number) for number in text.split(",") if number]
+    """Numbers of items; fewer than are searched for are no catalogue."""
+    return [positive(number, least=K) for number in text.split(",") if number]
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from benchmarks.figures import Figures, in_turns, ratio, teller
+from benchmarks.figures import Figures, in_turns, positive, ratio, teller
 from resources.devices import share_cores
 
 if TYPE_CHECKING:
@@ -58,20 +58,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--examples", type=int, default=EXAMPLES, help="to learn, of the simulated shop")
-    parser.add_argument("--recipe", default="brief", help="name or file (default %(default)s)")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument(
+        "--examples", type=positive, default=EXAMPLES, metavar="N", help="to learn, of the simulated shop"
+    )
+    parser.add_argument(
+        "--recipe", default="brief", metavar="FILE", help="name or file (default %(default)s)"
+    )
+    parser.add_argument("--rounds", type=positive, default=3, metavar="N", help="of runs in turns")
+    parser.add_argument("--out", type=Path, metavar="REPORT.json", help="the report")
     asked = parser.parse_args(arguments)
+    from assets.model.recipe import RecipeError, load_recipe
+
+    try:
+        recipe = replace(load_recipe(asked.recipe), epochs=1, max_examples=None)
+    except RecipeError as error:
+        parser.error(str(error))
     share_cores()
     # As the training worker does before torch is imported; and with several GPUs the Trainer would take all.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0]
 
-    from assets.model.recipe import load_recipe
     from assets.model.training import pick_device
 
-    recipe = replace(load_recipe(asked.recipe), epochs=1, max_examples=None)
     device = pick_device()
     figures = Figures(asked.out, examples=asked.examples, recipe=asked.recipe, rounds=asked.rounds)
     compare(figures, examples_of_a_shop(asked.examples), recipe, device, asked.rounds)

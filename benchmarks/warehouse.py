@@ -23,10 +23,11 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.figures import Figures, in_turns, ratio, short, teller
+from benchmarks.figures import Figures, in_turns, positive, ratio, short, teller
 from benchmarks.raw_events import DAYS, write_catalogue, write_events
 from benchmarks.rivals import INGEST, MARTS, RESULTS, Place, missing_package
 
@@ -303,11 +304,11 @@ def _parser() -> argparse.ArgumentParser:
         description="Measure ingestion, and raw events to labels and marts, beside DuckDB alone and others.",
     )
     parser.add_argument(
-        "--events", type=_events, nargs="+", default=[EVENTS], metavar="N",
+        "--events", type=partial(positive, least=FEWEST), nargs="+", default=[EVENTS], metavar="N",
         help="synthetic events; several for several sizes; beside a single one, a tenth of it, for growth",
     )  # fmt: skip
     parser.add_argument(
-        "--rounds", type=int, default=ROUNDS, metavar="N", help="of runs in turns (default %(default)s)"
+        "--rounds", type=positive, default=ROUNDS, metavar="N", help="of runs in turns (default %(default)s)"
     )
     parser.add_argument(
         "--work", type=Path, metavar="DIR", help="where to put what is made meanwhile; about 1 KB an event"
@@ -317,15 +318,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--picture", type=Path, metavar="PATH.png", help="another place for the picture")
     return parser
-
-
-def _events(text: str) -> int:
-    events = int(text.replace("_", ""))
-    if events < FEWEST:
-        raise argparse.ArgumentTypeError(
-            f"{events} events are too few for {DAYS} days; take at least {FEWEST}"
-        )
-    return events
 
 
 if __name__ == "__main__":

@@ -8,13 +8,16 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping
-from datetime import date
-from typing import Protocol
+from datetime import date, timedelta
+from typing import TYPE_CHECKING, Protocol
 
 from assets.logs.drop import mark_of, plain_files
-from orchestration.nights import BACKFILL_TAG
+from orchestration.nights import BACKFILL_TAG, LABELS, materialized_days, without_tables
 from orchestration.runs import of_day, of_window
 from resources.home import Home
+
+if TYPE_CHECKING:
+    from dagster import DagsterInstance
 
 DROP_TAG = "nightshelf/drop"
 """Run tag that says which files lay in the drop folder when they were taken in."""
@@ -51,6 +54,22 @@ def take_in(run: Run, home: Home, tag: Mapping[str, str]) -> None:
 def make_tables(run: Run, first: date, last: date, tag: Mapping[str, str]) -> None:
     """The tables of a window, both ends included, in one run."""
     run("warehouse", {**of_window(first, last), **tag}, f"The tables of {first} to {last}")
+
+
+def make_up_tables(run: Run, instance: DagsterInstance, home: Home, night: date) -> None:
+    """The tables of the days before a night, where they were never made: a model learns from them alone.
+
+    What the night itself learns from reaches `history_days` back.
+    """
+    before, tag = night - timedelta(days=1), tag_of(night, night)
+    if before < home.shop.first_day:
+        return
+    if before not in materialized_days(instance, LABELS):
+        take_in(run, home, tag)  # else nobody knows yet of which days there are rows
+    learnt_from = night - timedelta(days=home.shop.history_days - 1)
+    days = [day for day in without_tables(instance, home, before) if day >= learnt_from]
+    if days:
+        make_tables(run, days[0], days[-1], tag)
 
 
 def make_model(run: Run, day: date, tag: Mapping[str, str]) -> None:

@@ -297,15 +297,19 @@ def history_page(found: History, width: int) -> RenderableType:
         found: what is shown.
         width: characters of the terminal; where it is too narrow, of the baselines only the best is shown.
     """
-    # Ten characters a method, so that no word of a heading is cut; 34 for night, shoppers and champion.
-    narrow = 34 + 10 * len(found.methods) > width
+    # Thirteen characters a method, so that no word of a heading is cut; 30 for night, shoppers and champion.
+    narrow = 30 + 13 * len(found.methods) > width
     shown = [m for m in found.methods if not narrow or m not in found.baselines or m == found.best_baseline]
     title = f"NDCG@{K} of each night, by the shoppers of its day"
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 1))
+    table = Table(
+        title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 1), collapse_padding=True
+    )
     table.add_column("night", no_wrap=True)
     table.add_column("shoppers", justify="right")
     for name in shown:
-        table.add_column(NAMES.get(name, name), justify="right", min_width=6, overflow="fold")
+        heading = NAMES.get(name, name)
+        widest = max(map(len, [*heading.split(), "0.0000"]))
+        table.add_column(heading, justify="right", min_width=widest)
     table.add_column("then serves", min_width=10)
     for night in found.nights:
         serves = "★ its own" if night.promoted else f"that of {night.serves[:10]}" if night.serves else "none"
@@ -343,7 +347,8 @@ def _in_words(found: History) -> Iterator[str]:
     if INCUMBENT in found.leads:
         yield _lead_in_words("the incumbent", found.leads[INCUMBENT])
     if found.partly:
-        yield f"Not measured in every night, and so never the best: {', '.join(found.partly)}."
+        partly = ", ".join(NAMES.get(name, name) for name in found.partly)
+        yield f"Not measured in every night, and so never the best: {partly}."
 
 
 def _lead_in_words(over: str, lead: Lead) -> str:

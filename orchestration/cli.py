@@ -83,7 +83,9 @@ def init(
     from orchestration.instance import prepare_instance
 
     home, console = _home(), _console()
-    if not home.shop_file.exists():
+    if home.shop_file.exists():
+        console.print(f"{home.shop_file} is there and stays as it is: name, zone and days are changed in it.")
+    else:
         _open_shop(home, name, timezone, currency, first_day.date() if first_day else None)
     prepare_instance(home)
     home.drop.mkdir(parents=True, exist_ok=True)
@@ -123,8 +125,15 @@ def ui(
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     from orchestration.server import serve
+    from resources.leases import LeaseTimeoutError, lease_one_of
 
-    serve(PROJECT / "workspace.yaml", port)
+    try:
+        with lease_one_of([home.leases / "ui.lock"], timeout=0):
+            serve(PROJECT / "workspace.yaml", port)
+    except LeaseTimeoutError as error:
+        raise NextStepError(
+            f"The web UI of {home.root} runs already. End it first: with two, there would be two daemons"
+        ) from error
 
 
 @app.command()
@@ -144,11 +153,8 @@ def simulate(
     from orchestration.demo import simulated
 
     home = _home()
-    if home.shop_file.exists():
-        first = start.date() if start else home.shop.first_day
-    else:
-        first = start.date() if start else _last_ended(home) - timedelta(days=days - 1)
-        _open_shop(home, "Simulated shop", "Europe/Berlin", "EUR", first)
+    begins = home.shop.first_day if home.shop_file.exists() else _last_ended(home) - timedelta(days=days - 1)
+    first = start.date() if start else begins
     simulated(home, first, days, seed, _console(), shoppers=shoppers, products=products)
     last = first + timedelta(days=days - 1)
     _console().print(f"Log files are in {home.drop}. Next: nightshelf backfill {first} {last}")
@@ -157,10 +163,13 @@ def simulate(
 @sources.command("list")
 def sources_list() -> None:
     """Sources that Nightshelf knows: its own and those in the home folder."""
-    from assets.logs.sources import load_sources
+    from assets.logs.sources import SourceError, read_sources
     from orchestration.pages import sources_page
 
-    _console().print(sources_page(load_sources(_home())))
+    known, faults = read_sources(_home())
+    _console().print(sources_page(known))
+    if faults:
+        raise SourceError("\n".join(faults.values()))
 
 
 @sources.command("check")
@@ -185,6 +194,7 @@ def night(
     ] = None,
 ) -> None:
     """Run one night now: one day from raw logs to the published shelf."""
+    from orchestration.backfill import make_up_tables
     from orchestration.nights import attempts_of_night, first_night
     from orchestration.runs import of_day
 
@@ -196,10 +206,13 @@ def night(
             f"{which} lies before the first night ({first_night(home.shop)}): there is too little to learn "
             f"from. For its tables run: nightshelf backfill {which} {which} --tables"
         )
+    _require_recipe(home)
     with _instance(home) as instance:
         if attempts_of_night(instance, which).active:
             raise NextStepError(f"The night of {which} is already under way. Watch it in: nightshelf ui")
+        make_up_tables(partial(_run, instance), instance, home, which)
         _run(instance, "nightly", of_day(which), f"The night of {which}")
+    _say(_served_by(home, which))
     _console().print(f"Next: nightshelf recommend USER, or nightshelf status. The shelf: {home.published}")
 
 
@@ -223,6 +236,8 @@ def backfill(
         for day in nights:
             console.print(f"training, shelf   {day}")
         return
+    if nights:
+        _require_recipe(home)
     tag = tag_of(begin, end)
     with _instance(home) as instance:
         run = partial(_run, instance)
@@ -251,6 +266,7 @@ def backtest(
     begin, end = _window(home, first, last)
     if out and out.suffix != ".png":
         raise NextStepError(f"{out} is no .png. Name the picture like: --out backtest.png")
+    _require_recipe(home)
     with _instance(home) as instance:
         test = Backtest(home, instance, begin, end, run=partial(_run, instance), say=_say)
         if dry_run:
@@ -392,6 +408,29 @@ def _require_ended(home: Home, day: date) -> None:
             f"{day} lies before the shop's first day ({home.shop.first_day}). Name a later day, or set an "
             f"earlier first_day in {home.shop_file}."
         )
+
+
+def _served_by(home: Home, day: date) -> str:
+    """Which model made the shelf of a night, and whether it is the night's own."""
+    from resources.model_store import ModelStore
+
+    store = ModelStore(home)
+    candidate, champion = store.candidate(day), store.champion(day)
+    if champion and champion.version == candidate:
+        return f"The night's model passed the gate and serves: {candidate}"
+    serves = f"{champion.version} serves" if champion else "none serves"
+    return f"The night's model did not pass the gate: {serves}. Why: champion_model in the web UI"
+
+
+def _require_recipe(home: Home) -> None:
+    """The recipe can be used: told now, and not when files and tables have been made.
+
+    Raises:
+        RecipeError: it cannot.
+    """
+    from assets.model.recipe import load_recipe
+
+    load_recipe(home.shop.recipe, home.root)
 
 
 def _window(home: Home, first: datetime, last: datetime) -> tuple[date, date]:

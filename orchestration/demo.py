@@ -127,7 +127,7 @@ def _claim(home: Home, **settings: int) -> date:
                 "nightshelf demo --home DIR"
             )
         return first
-    if home.root.exists() and any(home.root.iterdir()):
+    if _in_use(home):
         raise NotADemoError(
             f"{home.root} is in use and no demo; nothing in it was touched. Name another folder: "
             "nightshelf demo --home DIR"
@@ -145,6 +145,16 @@ def _claim(home: Home, **settings: int) -> date:
     )
     _write(mark, settings | {"first_day": first.isoformat()})
     return first
+
+
+def _in_use(home: Home) -> bool:
+    """Whether a shop is there, or data of one. A folder of Dagster's, say, is there before any shop."""
+    holds = (home.drop, home.loads.parent)
+    return (
+        home.shop_file.exists()
+        or home.warehouse.exists()
+        or any(folder.exists() and any(folder.iterdir()) for folder in holds)
+    )
 
 
 def _figures(home: Home, last: date) -> dict[str, Any]:

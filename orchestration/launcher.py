@@ -2,7 +2,8 @@
 
 Dagster's own launcher cannot tell a run at work from one whose machine went down: such a run stays "started",
 and keeps its place in the queue, for ever. Here the process that drives a run holds a lease as long as it
-lives (`run_lease`, taken by the executor). A run that has begun and whose lease nobody holds is lost.
+lives (`run_lease`, taken by the executor; `driver_lease`, where the command line drives it). A run whose
+lease was taken and is held by nobody is lost.
 """
 
 from __future__ import annotations
@@ -25,6 +26,13 @@ if TYPE_CHECKING:
 TAKING = 5.0
 """Seconds after which a lease file that is empty is no longer one that is just being taken."""
 
+UNDER_WAY = [
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
+
 GONE = "The process that drove this run is gone: it was killed, or its machine went down."
 
 
@@ -44,7 +52,19 @@ class LeasedRunLauncher(DefaultRunLauncher):
 @contextmanager
 def run_lease(home: Home, run_id: str) -> Iterator[None]:
     """Held by the process that drives a run, from its first step to its last; then its file goes."""
-    file = _lease_of(home, run_id)
+    with _held_meanwhile(_lease_of(home, run_id)):
+        yield
+
+
+@contextmanager
+def driver_lease(home: Home, run_id: str) -> Iterator[None]:
+    """Held from before there is a run: one that is cut short before its first step is lost as well."""
+    with _held_meanwhile(_driver_lease_of(home, run_id)):
+        yield
+
+
+@contextmanager
+def _held_meanwhile(file: Path) -> Iterator[None]:
     with lease_one_of([file]):
         try:
             yield
@@ -53,8 +73,11 @@ def run_lease(home: Home, run_id: str) -> Iterator[None]:
 
 
 def is_lost(home: Home, run_id: str) -> bool:
-    """Whether the run's process took the lease and is no more. A run that has not come so far is not lost."""
-    file = _lease_of(home, run_id)
+    """Whether the run's process took a lease and is no more. A run that has not come so far is not lost."""
+    return any(_is_left(file) for file in (_driver_lease_of(home, run_id), _lease_of(home, run_id)))
+
+
+def _is_left(file: Path) -> bool:
     try:
         found = file.stat()
         # An empty file is a lease that is just being taken, unless whoever took it was killed at that moment.
@@ -66,13 +89,12 @@ def is_lost(home: Home, run_id: str) -> bool:
 
 def fail_lost_runs(instance: DagsterInstance, home: Home) -> list[str]:
     """Mark lost runs as failed, for when no daemon is there to do so. Returns their ids."""
-    begun = instance.get_runs(
-        dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING])
-    )
+    begun = instance.get_runs(dg.RunsFilter(statuses=UNDER_WAY))
     lost = [run for run in begun if is_lost(home, run.run_id)]
     for run in lost:
         instance.report_run_failed(run, GONE)
-        _lease_of(home, run.run_id).unlink(missing_ok=True)
+        for file in (_driver_lease_of(home, run.run_id), _lease_of(home, run.run_id)):
+            file.unlink(missing_ok=True)
     free_slots(instance)
     return [run.run_id for run in lost]
 
@@ -92,3 +114,7 @@ def free_slots(instance: DagsterInstance) -> None:
 
 def _lease_of(home: Home, run_id: str) -> Path:
     return home.leases / "runs" / f"{run_id}.lock"
+
+
+def _driver_lease_of(home: Home, run_id: str) -> Path:
+    return home.leases / "runs" / f"{run_id}.driver.lock"

@@ -160,14 +160,20 @@ def without_logs(home: Home, day: date) -> str:
 def missing_tables(instance: dg.DagsterInstance, home: Home, last: date) -> list[date]:
     """Days before the first night, up to `last`, that were never brought into tables, oldest first.
 
-    They begin with the first day that has rows. None where shelves are there, for these were made from them.
+    They begin with the first day that has rows.
     """
-    held = _days_with_rows(home)
-    if not held or _published(home):
+    return without_tables(instance, home, min(last, first_night(home.shop) - timedelta(days=1)))
+
+
+def without_tables(instance: dg.DagsterInstance, home: Home, last: date) -> list[date]:
+    """All days up to `last` that were never brought into tables, oldest first, from the first that has rows.
+
+    None where there are shelves and no record of tables: then the record has begun anew, and not the shop.
+    """
+    held, made = _days_with_rows(home), materialized_days(instance, LABELS)
+    if not held or (not made and _published(home)):
         return []
-    made = materialized_days(instance, LABELS)
-    end = min(last, first_night(home.shop) - timedelta(days=1))
-    return [day for day in days_between(max(home.shop.first_day, held[0]), end) if day not in made]
+    return [day for day in days_between(max(home.shop.first_day, held[0]), last) if day not in made]
 
 
 def _days_with_rows(home: Home) -> list[date]:

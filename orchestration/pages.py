@@ -4,25 +4,22 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Group, RenderableType
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
 from assets.logs.drop import whole_files
-from orchestration.nights import (
-    attempts_of_night,
-    in_words,
-    last_due_night,
-    missing_nights,
-    missing_tables,
-)
 from resources.home import Home
 
 if TYPE_CHECKING:
+    # Nor is anything else imported here that loads Dagster: a shelf is shown at once.
     from dagster import DagsterInstance
 
     from assets.logs.preview import Preview
@@ -40,26 +37,62 @@ METHODS = {
 }
 
 
-def shelf_page(rows: Sequence[Mapping[str, Any]], currency: str) -> Table:
+GIVES_WAY = (("p_browse", "p_click", "p_purchase"), ("price",), ("score",))
+"""Columns of a shelf that a narrow terminal does without, those that are missed least first."""
+WORDS = 24
+"""Characters of title and reason for which a column gives way."""
+
+
+@dataclass(frozen=True)
+class ShelfPage:
+    """Rows of a shelf, with as many of its columns as the terminal is wide enough for."""
+
+    rows: Sequence[Mapping[str, Any]]
+    currency: str
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        figures = {"price": f"price {self.currency}", "p_browse": "browse", "p_click": "click"}
+        figures |= {"p_purchase": "purchase", "score": "score"}
+        wide = options.update(width=1000)  # or what the table needs would be told as what there is
+        for names in GIVES_WAY:
+            if Measurement.get(console, wide, self._table(figures, WORDS)).minimum <= options.max_width:
+                break
+            figures = {name: heading for name, heading in figures.items() if name not in names}
+        yield self._table(figures)
+
+    def _table(self, figures: Mapping[str, str], words: int = 0) -> Table:
+        """With the figures that are named, and at least so many characters for title and reason."""
+        widest = {
+            name: max((cell_len(str(row[name])) for row in self.rows), default=0)
+            for name in ("item_id", "title", "reason")
+        }
+        table = Table(box=None, pad_edge=False)
+        table.add_column("", justify="right", no_wrap=True)
+        # `nightshelf why` asks for the id, so it is never cut.
+        table.add_column("item", no_wrap=True, min_width=widest["item_id"])
+        table.add_column("title", min_width=min(words, widest["title"]), max_width=40)
+        for heading in figures.values():
+            table.add_column(heading, justify="right", no_wrap=True, min_width=max(len(heading), 6))
+        table.add_column("reason", style="dim", min_width=min(words, widest["reason"]), max_width=40)
+        for row in self.rows:
+            table.add_row(
+                str(row["rank"]),
+                Text(str(row["item_id"])),
+                Text(str(row["title"]), no_wrap=True, overflow="ellipsis"),
+                *(_figure(name, row[name]) for name in figures),
+                Text(str(row["reason"])),
+            )
+        return table
+
+
+def _figure(name: str, value: float | None) -> str:
+    digits = {"price": 2, "score": 4}.get(name, 3)
+    return "" if value is None else f"{value:.{digits}f}"
+
+
+def shelf_page(rows: Sequence[Mapping[str, Any]], currency: str) -> ShelfPage:
     """Rows of a shelf: title, price, P(browse), P(click), P(purchase), score, reason."""
-    table = Table(box=None, pad_edge=False)
-    table.add_column("", justify="right", no_wrap=True)
-    table.add_column("item", no_wrap=True)
-    table.add_column("title", no_wrap=True, overflow="ellipsis", max_width=40)
-    for name in (f"price {currency}", "browse", "click", "purchase", "score"):
-        table.add_column(name, justify="right", no_wrap=True, min_width=max(len(name), 6))  # words give way
-    table.add_column("reason", style="dim", overflow="ellipsis", max_width=40)  # this one gives way
-    for row in rows:
-        table.add_row(
-            str(row["rank"]),
-            Text(str(row["item_id"])),
-            Text(str(row["title"])),
-            f"{row['price']:.2f}" if row["price"] is not None else "",
-            *(f"{row[name]:.3f}" for name in ("p_browse", "p_click", "p_purchase")),
-            f"{row['score']:.4f}",
-            Text(str(row["reason"])),
-        )
-    return table
+    return ShelfPage(rows, currency)
 
 
 def quality_page(methods: Mapping[str, Mapping[str, float]]) -> Table:
@@ -153,7 +186,7 @@ def sources_page(sources: Mapping[str, Source]) -> Table:
 
 def status_page(home: Home, instance: DagsterInstance, now: datetime) -> Table:
     """What waits, what is missing, what serves, and whether the pool limits hold: one row each."""
-    from assets.logs.raw_zone import outcomes
+    from orchestration.nights import in_words, last_due_night, missing_tables
 
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold")
@@ -163,7 +196,7 @@ def status_page(home: Home, instance: DagsterInstance, now: datetime) -> Table:
         "days": f"from {home.shop.first_day} in {home.shop.timezone}; nights from {home.shop.first_night}",
         "pools": _pools(instance),
         "daemon": _daemon(instance),
-        "drop folder": f"{len(whole_files(home.drop))} files; {len(outcomes(home))} on record",
+        "drop folder": _files(home),
         "tables missing": in_words(missing_tables(instance, home, last_due_night(home.shop, now))) or "none",
         "nights missing": _nights(home, instance, now),
         "model": _champion(home),
@@ -173,6 +206,15 @@ def status_page(home: Home, instance: DagsterInstance, now: datetime) -> Table:
     for name, fact in facts.items():
         table.add_row(name, escape(fact))
     return table
+
+
+def _files(home: Home) -> str:
+    from assets.logs.raw_zone import PARTLY, REFUSED, outcomes
+
+    known = Counter(outcome.status for outcome in outcomes(home))
+    wrong = known[REFUSED] + known[PARTLY]
+    refused = f", {wrong} of them refused in whole or in part: see raw.rejects" if wrong else ""
+    return f"{len(whole_files(home.drop))} files; {known.total()} on record{refused}"
 
 
 def _pools(instance: DagsterInstance) -> str:
@@ -198,6 +240,8 @@ def _daemon(instance: DagsterInstance) -> str:
 
 
 def _nights(home: Home, instance: DagsterInstance, now: datetime) -> str:
+    from orchestration.nights import attempts_of_night, in_words, last_due_night, missing_nights
+
     missing = missing_nights(instance, home, last_due_night(home.shop, now))
     given_up = [day for day in missing if attempts_of_night(instance, day).given_up]
     text = in_words(missing) or "none"

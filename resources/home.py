@@ -19,6 +19,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from resources.aside import replacing
+from resources.yaml_file import YamlError, parsed
 
 BEHAVIORS = ("browse", "click", "cart", "purchase")
 """The four behaviours, weakest first. The taxonomy seed in `dbt/seeds` names them in two languages."""
@@ -158,14 +159,15 @@ class Home:
         """The decisions in `shop.yaml`, or the defaults where there is no such file.
 
         Raises:
-            ShopError: the file is no YAML mapping or a field in it is wrong.
+            ShopError: the file is no YAML mapping, or a field in it is wrong.
         """
         if not self.shop_file.exists():
             return Shop()
         try:
-            return Shop.model_validate(yaml.safe_load(self.shop_file.read_text(encoding="utf-8")) or {})
-        except yaml.YAMLError as error:
-            raise ShopError(f"{self.shop_file}: not valid YAML: {error}") from error
+            values, _ = parsed(self.shop_file, self.shop_file.read_bytes())
+            return Shop.model_validate(values or {})
+        except YamlError as error:
+            raise ShopError(str(error)) from error
         except ValidationError as error:
             wrong = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'shop'}: {e['msg']}" for e in error.errors())
             raise ShopError(

@@ -50,6 +50,18 @@ LONG_JSON = 4096
 UNIT = "\x1f"
 """Stands for a delimiter of several characters; no text file has it otherwise (ASCII "unit separator")."""
 
+_NOT_TEXT = {
+    rb"\x1f\x8b\x08": "compressed by gzip. Rename it so that its name ends with .gz, or unpack it",
+    rb"PK\x03\x04": "a ZIP archive. Rename it so that its name ends with .zip, or unpack it; a workbook of "
+    "Excel, which is one too, save as CSV",
+    rb"BZh[1-9](1AY&SY|\x17rE8P\x90)": "compressed by bzip2. Unpack it",
+    rb"\x28\xb5\x2f\xfd": "compressed by zstd. Unpack it",
+    rb"PAR1\x15": "Parquet. Write it as text, or give its source a section with `format: {type: parquet}`",
+}
+"""What files of other formats begin with, as regular expressions, and what to do. A word alone, such as PAR1,
+could begin a text as well.
+"""
+
 _TAB, _NEWLINE, _BLANK = 9, 10, 32
 _FIRST_PRINTABLE = 32
 
@@ -280,6 +292,9 @@ class Lines:
         if self.read == 0 and not self._pending:
             if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
                 raise FileRefusedError("bad_encoding", "the file is UTF-16. Export it as UTF-8.")
+            for begins, what in _NOT_TEXT.items():
+                if re.match(begins, raw):
+                    raise FileRefusedError("not_text", f"the file is no text: it is {what}.")
             raw = raw.removeprefix(b"\xef\xbb\xbf")
         if self._encoding != "utf-8":
             raw = raw.decode(self._encoding, "surrogateescape").encode("utf-8", "surrogatepass")

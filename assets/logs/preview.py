@@ -21,6 +21,10 @@ SAMPLE_BYTES = 4 << 20
 """So much of a text file is looked at."""
 
 
+class SampleError(ValueError):
+    """What was named as a sample is none; the message names the next step."""
+
+
 @dataclass(frozen=True)
 class Preview:
     """The first rows of a sample as canonical rows, and what is wrong."""
@@ -57,11 +61,13 @@ def check_source(source_file: Path, sample: Path, home: Home) -> Preview:
 
     Raises:
         SourceError: the source file itself is wrong; the message names file, line, field and the next step.
-        FileNotFoundError: there is no such sample.
+        SampleError: the sample is no file; the message names the next step.
     """
     source = load_source(source_file)
+    if sample.is_dir():
+        raise SampleError(f"{sample}: is a folder. Name one of the files in it.")
     if not sample.is_file():
-        raise FileNotFoundError(f"{sample}: no such file. Name a file that the publisher has written.")
+        raise SampleError(f"{sample}: no such file. Name a file that the publisher has written.")
     problems: list[str] = []
     spec = source.spec_for(sample.name)
     if isinstance(spec, Ignored):

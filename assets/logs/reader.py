@@ -276,16 +276,17 @@ class Reader:
         missing = [column for column in needed if column not in names]
         if missing:
             # Not just any name that is there: where the header is missing, they are somebody's data.
-            words = [name for name in names if _is_word(name)]
-            near = {column: difflib.get_close_matches(column, words, n=1) for column in missing}
+            words = {name.casefold(): name for name in names if _is_word(name)}
+            near = {column: difflib.get_close_matches(column.casefold(), words, n=1) for column in missing}
+            is_text = self.form["type"] != "parquet"
             raise FileRefusedError(
                 "missing_column",
                 "; ".join(
                     f"there is no column {column!r}, from which {needed[column]} is made"
-                    + (f": is it {near[column][0]!r}?" if near[column] else "")
+                    + (f": is it {words[near[column][0]]!r}?" if near[column] else "")
                     for column in missing
                 )
-                + ("" if any(near.values()) else ". Is its first line a header?")
+                + ("" if any(near.values()) else ". Is its first line a header?" if is_text else ".")
                 + f" Correct the columns of source {self.job['source']}, or the file.",
                 missing[0],
             )

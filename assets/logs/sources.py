@@ -12,6 +12,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from datetime import date
 from fnmatch import fnmatchcase
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from zoneinfo import available_timezones
@@ -28,8 +29,9 @@ from pydantic import (
     model_validator,
 )
 
-from assets.logs.canonical import ESSENTIAL
+from assets.logs.canonical import ESSENTIAL, literal
 from resources.home import BEHAVIORS, Home
+from resources.yaml_file import YamlError, parsed
 
 SHIPPED = Path(__file__).parent / "sources"
 
@@ -49,6 +51,23 @@ COMPRESSIONS = (".gz", ".zip")
 
 class SourceError(ValueError):
     """A source file cannot be used; the message names file, line, field and the next step."""
+
+
+@cache  # the same few formats are in many sources
+def _check_format(one: str) -> None:
+    """Ask DuckDB, which reads times by it: else every file would be refused for a format it does not know.
+
+    Raises:
+        ValueError: it does not know it.
+    """
+    import duckdb  # takes as long to import as all the rest
+
+    try:
+        with duckdb.connect() as db:
+            db.execute(f"SELECT try_strptime('', {literal(one)})")
+    except (duckdb.InvalidInputException, duckdb.ParserException) as error:
+        reason = str(error).rpartition(f"{one}: ")[2].partition("\n")[0]
+        raise ValueError(f"{one!r} is no format that times are read by ({reason})") from error
 
 
 def _as_list(value: object) -> object:
@@ -112,6 +131,9 @@ class Time(_Section):
                 )
         if len(unit) > 1 and not all("%" in one for one in unit):
             raise ValueError("only strptime formats can be listed side by side")
+        for one in unit:
+            if "%" in one:
+                _check_format(one)
         return unit
 
 
@@ -237,23 +259,19 @@ def load_source(file: Path) -> Source:
     """Read and check one source file.
 
     Raises:
-        SourceError: the file cannot be read, is no YAML mapping, or a field in it is wrong.
+        SourceError: the file is not named *.yaml, cannot be read, is no YAML mapping, or a field in it is
+            wrong.
     """
+    if file.suffix != ".yaml":
+        raise SourceError(f"{file}: is not taken for a source. Rename it to {file.stem}.yaml.")
     try:
         content = file.read_bytes()
     except OSError as error:
         raise SourceError(f"{file}: {error.strerror}. Name a YAML file that is there.") from error
     try:
-        text = content.decode("utf-8")
-        tree = yaml.compose(text, Loader=yaml.SafeLoader)
-        values = yaml.safe_load(text)
-    except UnicodeDecodeError as error:
-        raise SourceError(f"{file}: not UTF-8 text. Save the file as UTF-8.") from error
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise SourceError(f"{file}:{line}: not valid YAML: {error.problem}. Correct that line.") from error
-    except yaml.YAMLError as error:
-        raise SourceError(f"{file}: not valid YAML: {error}.") from error
+        values, tree = parsed(file, content)
+    except YamlError as error:
+        raise SourceError(str(error)) from error
     try:
         source = Source.model_validate(values)
     except ValidationError as error:
@@ -285,7 +303,7 @@ def read_sources(home: Home) -> tuple[dict[str, Source], dict[str, str]]:
     sources: dict[str, Source] = {}
     faults: dict[str, str] = {}
     for folder in (SHIPPED, home.sources):
-        for file in sorted(folder.glob("*.yaml")):
+        for file in sorted(file for file in folder.glob("*") if file.suffix.lower() in (".yaml", ".yml")):
             try:
                 sources[file.stem] = load_source(file)
             except SourceError as error:

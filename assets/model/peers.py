@@ -68,7 +68,6 @@ class Peers:
             network,
             device_ids=[device.index] if device.type == "cuda" else None,
             static_graph=True,
-            broadcast_buffers=False,  # an encoder's are constants
         )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_type_hints
 
-import yaml
+from resources.yaml_file import YamlError, parsed
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -63,9 +63,9 @@ def load_recipe(name: str, search: Path | None = None) -> Recipe:
     """
     file = recipe_file(name, search)
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{file}: not valid YAML: {error}") from error
+        content = parsed(file, file.read_bytes())[0] or {}
+    except YamlError as error:
+        raise RecipeError(str(error)) from error
     if not isinstance(content, dict):
         raise RecipeError(f"{file}: a recipe is a list of `field: value` lines")
     return _checked(content, file)

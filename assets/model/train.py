@@ -16,6 +16,7 @@ import argparse
 import json
 import os
 import resource
+import signal
 import socket
 import sys
 import tempfile
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
 
 REFUSED = 2
 """Exit status where something wrong was given."""
+INTERRUPTED = 130
+"""That of a command ended by Ctrl-C, as shells have it."""
 SEQUENCE, SEQUENCE_DEV = "sequence.safetensors", "sequence-dev.safetensors"
 
 OUTPUT = """
@@ -60,6 +63,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     if args.parent:
         die_with(args.parent)
+    try:
+        return _run(args, argv)
+    except KeyboardInterrupt:
+        if not args.parent:  # which says it itself
+            print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _run(args: argparse.Namespace, argv: Sequence[str]) -> int:
+    from assets.model.recipe import RecipeError, load_recipe
+    from assets.model.snapshot import Snapshot, SnapshotError
+
+    # Before torch is loaded, and before torchrun starts processes that would each say the same.
+    try:
+        recipe, snapshot = load_recipe(args.config), Snapshot.load(args.snapshot)
+        _require_empty(args.out)
+    except (FileExistsError, FileNotFoundError, RecipeError, SnapshotError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return REFUSED
     if args.processes > 1 and "LOCAL_RANK" not in os.environ:
         return _under_torchrun(args.processes, argv)
     leases = _take_leases()
@@ -72,14 +94,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     import torch
 
-    from assets.model.recipe import RecipeError, load_recipe
-    from assets.model.snapshot import Snapshot, SnapshotError
     from assets.model.training import TrainingError
     from resources.text_encoder import EncoderError
 
     try:
-        recipe = load_recipe(args.config)
-        work(Snapshot.load(args.snapshot), recipe, args.out, args.vectors, tell, args.checkpoint)
+        work(snapshot, recipe, args.out, args.vectors, tell, args.checkpoint)
     except (
         EncoderError,
         FileExistsError,
@@ -104,6 +123,7 @@ def _under_torchrun(processes: int, argv: Sequence[str]) -> int:
     """Have torchrun start this command so many times on this machine; returns the exit status."""
     import logging
 
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import get_args_parser, run
 
@@ -112,12 +132,18 @@ def _under_torchrun(processes: int, argv: Sequence[str]) -> int:
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     own = [*argv, "--parent", str(os.getpid())]
     torchrun = ["--standalone", "--local-addr", "127.0.0.1", "--nproc-per-node", str(processes)]
-    with _hand_on_leases(processes):
+    # A folder of its own choice torchrun would leave behind.
+    with _hand_on_leases(processes), tempfile.TemporaryDirectory() as logs:
+        torchrun += ["--log-dir", logs]
         try:
             run(get_args_parser().parse_args([*torchrun, "-m", "assets.model.train", *own]))
         except ChildFailedError as error:
             _, first = error.get_first_failure()
             return REFUSED if first.exitcode == REFUSED else 1
+        except SignalException as error:
+            if error.sigval == signal.SIGINT:
+                raise KeyboardInterrupt from error
+            return 128 + error.sigval
     return 0
 
 
@@ -170,8 +196,7 @@ def work(  # noqa: PLR0917
         FileExistsError: `out` holds something.
         EncoderError, RecipeError, TrainingError: see there.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise FileExistsError(f"--out {out}: must be a folder that is absent or empty")
+    _require_empty(out)
     began = time.perf_counter()
 
     from transformers.utils import logging as hub_logging
@@ -219,6 +244,11 @@ def work(  # noqa: PLR0917
     crash_point("train.in_place")
     speed["seconds"] = round(time.perf_counter() - began, 2)
     progress({"event": "done", "device": device_name(device), **speed, **_peak_memory(device)})
+
+
+def _require_empty(out: Path) -> None:
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise FileExistsError(f"--out {out}: must be a folder that is absent or empty")
 
 
 @contextmanager
@@ -314,7 +344,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--processes",
-        type=int,
+        type=_count,
         default=1,
         metavar="N",
         help="share every batch between so many processes, each on a GPU of this machine (torchrun)",
@@ -323,6 +353,12 @@ def _parser() -> argparse.ArgumentParser:
         "--parent", type=int, metavar="PID", help="end when this process, the one that started it, ends"
     )
     return parser
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not {text}")
+    return int(text)
 
 
 def _save(trained: Trained, tokenizer: Any, recipe: Recipe, folder: Path) -> None:

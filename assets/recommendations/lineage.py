@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from assets.model.snapshot import Snapshot
-from assets.recommendations.shelf import EVERYONE, NoShelfError, published, user_key_of
+from assets.recommendations.shelf import NoShelfError, published, shelf_of, user_key_of
 from resources.home import Home
 from resources.model_store import MANIFEST
 
@@ -176,10 +176,8 @@ def explain(home: Home, user: str, item: str) -> Explanation:
 
 
 def _published_row(home: Home, key: str, item: str) -> dict[str, Any]:
-    query = "SELECT * FROM recommendations WHERE user_key = $1 ORDER BY rank"
     with published(home) as connection:
-        rows = connection.execute(query, [key]).to_arrow_table().to_pylist()
-        rows = rows or connection.execute(query, [EVERYONE]).to_arrow_table().to_pylist()
+        rows = shelf_of(connection, key).to_pylist()
     for row in rows:
         if row["item_id"] == item:
             return dict(row)

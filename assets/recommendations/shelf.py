@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from assets.logs.canonical import literal
 from assets.logs.sources import read_sources
 from assets.model.snapshot import snapshot_of
 from assets.recommendations.outcomes import outcomes_until
@@ -223,6 +224,8 @@ def undo(home: Home) -> Shelf:
     Raises:
         NoShelfError: nothing is published, or nothing older is kept.
     """
+    if not home.published.exists():
+        raise _nothing_published(home)  # before the lease, which would leave a file behind
     with lease_one_of([home.leases / "shelf.lock"]):
         _settle(home)
         current, kept = _current(home), _kept(home)
@@ -245,24 +248,48 @@ def published(home: Home) -> Iterator[duckdb.DuckDBPyConnection]:
         NoShelfError: nothing is published yet.
     """
     if not home.published.exists():
-        raise NoShelfError(f"{home.published} is not there: run a night first (`nightshelf night`)")
+        raise _nothing_published(home)
     with duckdb.connect(str(home.published), read_only=True) as connection:
         yield connection
 
 
+def _nothing_published(home: Home) -> NoShelfError:
+    if not home.shop_file.exists():
+        return NoShelfError(
+            f"{home.root} is no shop yet. Run: nightshelf demo, to look at one; or for your own: "
+            "nightshelf init"
+        )
+    return NoShelfError(f"{home.root} has no shelf yet: publish a night first (`nightshelf night`)")
+
+
 def user_key_of(home: Home, user: str) -> str:
     """The pseudonym of a shopper: `user` itself where it is one, else that of the raw id, in whichever
-    namespace the shelf knows it (the default namespace where it knows none)."""
+    namespace the shelf knows it (the default namespace where it knows none).
+
+    Raises:
+        NoShelfError: nothing is published yet.
+    """
     if user == EVERYONE or user.startswith("k1:"):
         return user
-    key = IdentityKey.load(home)
-    candidates = [key.pseudonym(user, namespace) for namespace in _namespaces(home)]
     with published(home) as connection:
+        key = IdentityKey.load(home)  # made on first use: not where there is no shelf
+        candidates = [key.pseudonym(user, namespace) for namespace in _namespaces(home)]
         known = connection.execute(
-            "SELECT DISTINCT user_key FROM recommendations WHERE user_key IN (SELECT unnest($1::VARCHAR[]))",
-            [candidates],
+            "SELECT DISTINCT user_key FROM recommendations "
+            f"WHERE user_key IN ({', '.join(map(literal, candidates))})"
         ).fetchall()
     return str(known[0][0]) if known else candidates[0]
+
+
+def shelf_of(connection: duckdb.DuckDBPyConnection, user_key: str) -> pa.Table:
+    """The rows of a shelf, best first; those of everyone for a shopper the shelf does not know."""
+    for key in (user_key, EVERYONE):
+        # A literal: the first bound parameter makes DuckDB import pandas, which takes a quarter of a second.
+        query = f"SELECT * FROM recommendations WHERE user_key = {literal(key)} ORDER BY rank"
+        rows = connection.execute(query).to_arrow_table()
+        if rows.num_rows:
+            break
+    return rows
 
 
 def recommendations_for(home: Home, user: str) -> pa.Table:
@@ -279,15 +306,11 @@ def recommendations_for(home: Home, user: str) -> pa.Table:
     Raises:
         NoShelfError: nothing is published yet.
     """
-    if not home.published.exists():
-        raise NoShelfError(f"{home.published} is not there: run a night first (`nightshelf night`)")
     key = user_key_of(home, user)
-    query = "SELECT * FROM recommendations WHERE user_key = $1 ORDER BY rank"
     with published(home) as connection:
-        rows = connection.execute(query, [key]).to_arrow_table()
-        if rows.num_rows:
-            return rows
-        rows = connection.execute(query, [EVERYONE]).to_arrow_table()
+        rows = shelf_of(connection, key)
+    if rows.num_rows and rows["user_key"][0].as_py() == key:
+        return rows
     return rows.replace_schema_metadata(
         {"note": f"The shelf knows no shopper {user!r}; these are this week's popular items."}
     )

@@ -153,7 +153,7 @@ def test_wrong_calls_are_refused_in_words(shop, tmp_path, capsys):
     for wrong, said in (
         (["--methods", "magic"], "no method magic; there are popularity"),
         (["--budget-minutes", "-1"], "no number of minutes"),
-        (["--max-users", "0"], "too few"),
+        (["--max-users", "0"], "no whole number of at least 1"),
     ):
         with pytest.raises(SystemExit) as stopped:
             run(shop, out, "temporal", *wrong)

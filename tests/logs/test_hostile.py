@@ -52,7 +52,8 @@ GOOD_ROWS = 3 + 3 + 2 + 2 + 4 + 5 + 2
 
 
 SAMPLE = {
-    *("empty.csv", "utf16.csv", "mac.csv", "controls.csv", "zeros.csv.gz", "encrypted.csv.zip"),
+    *("really-gzip.csv", "empty.csv", "utf16.csv", "mac.csv", "controls.csv"),
+    *("zeros.csv.gz", "encrypted.csv.zip"),
     *("quote.csv", "record-on-two-lines.csv", "30-mb-field.csv", "10000-columns.csv", "some-missing.csv"),
     *("numbers.csv", "epochs.jsonl", "depth.jsonl", "no-numbers.jsonl", "escapes.jsonl"),
     *("cut.parquet", "spoilt-page.parquet", "float-ids.parquet", "values.parquet"),

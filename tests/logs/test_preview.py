@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from assets.logs.preview import check_source
+from assets.logs.preview import SampleError, check_source
 from assets.logs.sources import SHIPPED, SourceError
 from resources.home import Home
 
@@ -101,8 +101,10 @@ def test_what_is_wrong_with_a_sample_is_said(
 
 
 def test_a_wrong_source_or_a_missing_sample_is_said(home: Home, source: Path, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"none\.csv"):
+    with pytest.raises(SampleError, match=r"none\.csv: no such file"):
         check_source(source, tmp_path / "none.csv", home)
+    with pytest.raises(SampleError, match=r"is a folder. Name one of the files in it"):
+        check_source(source, tmp_path, home)
     source.write_text(MINE.replace("match", "mach"))
     with pytest.raises(SourceError, match=r"mine\.yaml:4: .*mach"):
         check_source(source, tmp_path / "none.csv", home)

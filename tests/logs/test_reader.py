@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import io
 import json
 import math
@@ -11,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import unicodedata
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -430,6 +433,69 @@ def test_all_columns_that_are_missing_are_named_with_what_may_be_meant() -> None
     assert "'code', from which behavior is made" in told
     assert "'at', from which time is made" in told
     assert "'item'" not in told
+
+
+def test_a_column_is_found_again_whatever_its_case() -> None:
+    with pytest.raises(FileRefusedError) as caught, read(CSV, b"USER,Item,code,at,price\n", "a.csv"):
+        pass
+    assert "'user', from which user_id is made: is it 'USER'?" in caught.value.detail
+    assert "'item', from which item_id is made: is it 'Item'?" in caught.value.detail
+
+
+def test_a_missing_column_of_a_parquet_file_is_not_laid_to_a_header() -> None:
+    spec = FileSpec.model_validate(CSV.model_dump() | {"format": {"type": "parquet"}})
+    with pytest.raises(FileRefusedError) as caught, read(spec, parquet(), "a.parquet"):
+        pass
+    assert "there is no column 'user'" in caught.value.detail
+    assert "header" not in caught.value.detail
+
+
+def parquet() -> bytes:
+    out = io.BytesIO()
+    pq.write_table(pa.table({"x": [1]}), out)
+    return out.getvalue()
+
+
+def zipped() -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        archive.writestr("a.csv", HEADER)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (gzip.compress(HEADER.encode()), r"compressed by gzip.*ends with \.gz"),
+        (zipped(), r"ZIP archive.*ends with \.zip.*Excel"),
+        (bz2.compress(HEADER.encode()), "compressed by bzip2. Unpack it"),
+        (bz2.compress(b""), "compressed by bzip2. Unpack it"),
+        (b"\x28\xb5\x2f\xfd\x04\x00\x01\x00\x00\x99\xe9\xd8\x51", "compressed by zstd. Unpack it"),
+        (parquet(), r"Parquet.*type: parquet"),
+    ],
+)
+@pytest.mark.parametrize("name", ["a.csv", "a.csv.gz", "a.jsonl"])
+def test_what_is_no_text_is_refused_as_a_whole_and_told_what_it_is(
+    content: bytes, says: str, name: str
+) -> None:
+    latin = CSV.model_dump() | {
+        "format": {"type": "csv", "encoding": "latin-1", "columns": HEADER.split(",")}
+    }
+    specs = [JSONL] if name == "a.jsonl" else [CSV, FileSpec.model_validate(latin)]
+    for spec in specs:
+        dropped = gzip.compress(content) if name.endswith(".gz") else content
+        with pytest.raises(FileRefusedError, match=says) as caught, read(spec, dropped, name):
+            pass
+        assert caught.value.reason == "not_text"
+
+
+@pytest.mark.parametrize("word", ["BZh9,p", "PAR1,p", "PAR12,p", "PK,p", "BZhang,p"])
+def test_text_that_begins_like_something_else_is_text(word: str) -> None:
+    spec = FileSpec.model_validate(
+        CSV.model_dump() | {"format": {"type": "csv", "columns": HEADER.split(",")}}
+    )
+    with read(spec, f"{word},view,2026-01-05,1\n".encode(), "a.csv") as (tally, found, _):
+        assert (tally["lines"], len(found)) == (1, 1)
 
 
 def test_all_columns_of_a_parquet_file_that_changed_their_type_are_named() -> None:

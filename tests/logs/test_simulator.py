@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from assets.logs.raw_zone import prepare, take_in_all
 from assets.logs.simulator import APP, CATALOGUE, KINDS, RATES, WEB, Simulation, SimulationError, simulate
 from resources.home import BEHAVIORS, Home, Shop
 
@@ -205,6 +206,43 @@ def test_refuses_what_makes_no_shop(tmp_path: Path) -> None:
     simulate(home, start=START, days=1, seed=1, shoppers=50, products=60)
     with pytest.raises(SimulationError, match=r"another simulated shop.*NIGHTSHELF_HOME"):
         simulate(home, start=START, days=1, seed=2, shoppers=50, products=60)
+
+
+def test_a_home_with_logs_of_its_own_is_left_alone(tmp_path: Path) -> None:
+    settings = {"start": START, "days": 1, "seed": 1, "shoppers": 50, "products": 60}
+    waiting = Home(tmp_path / "waiting")
+    log = waiting.drop / "mine" / "log.csv"
+    log.parent.mkdir(parents=True)
+    log.write_text("real\n")
+    with pytest.raises(SimulationError, match=r"not simulated.*nightshelf --home"):
+        simulate(waiting, **settings)
+    assert [path for path in waiting.root.rglob("*") if path.is_file()] == [log]
+
+    log.unlink()
+    prepare(waiting)  # as the first night does where there are no logs: nothing has been given yet
+    simulate(waiting, **settings)
+
+    taken = Home(tmp_path / "taken")
+    (taken.drop / WEB).mkdir(parents=True)
+    file = taken.drop / WEB / "log.csv"
+    file.write_text("event_id\n")
+    os.utime(file, (1_700_000_000, 1_700_000_000))
+    assert len(take_in_all(taken)) == 1
+    file.unlink()
+    with pytest.raises(SimulationError, match=r"not simulated.*nightshelf --home"):
+        simulate(taken, **settings)
+
+
+def test_a_simulation_that_was_interrupted_can_be_repeated(tmp_path: Path) -> None:
+    def interrupted(day: date) -> None:
+        raise KeyboardInterrupt
+
+    home, settings = Home(tmp_path), {"start": START, "days": 2, "shoppers": 50, "products": 60}
+    with pytest.raises(KeyboardInterrupt):
+        simulate(home, seed=1, on_day=interrupted, **settings)
+    with pytest.raises(SimulationError, match="another simulated shop"):
+        simulate(home, seed=2, **settings)
+    assert simulate(home, seed=1, **settings).events
 
 
 # --- size and time ----------------------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,16 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from assets.logs.sources import SHIPPED, FileSpec, Ignored, SourceError, load_source, load_sources
+from assets.logs.sources import (
+    SHIPPED,
+    FileSpec,
+    Ignored,
+    SourceError,
+    Time,
+    load_source,
+    load_sources,
+    read_sources,
+)
 from resources.home import Home
 
 GOOD: dict[str, Any] = {
@@ -65,6 +76,9 @@ def test_the_good_one_is_good(tmp_path: Path) -> None:
         ("files.format.type", "xml", "format"),
         ("files.time.unit", "minutes", "'minutes' is neither"),
         ("files.time.unit", ["iso", "%Y"], "strptime"),
+        ("files.time.unit", "%Y-%m-%d %Q", "'%Y-%m-%d %Q' is no format that times are read by"),
+        ("files.time.unit", ["%d.%m.%Y", "%d.%m.%Y %"], "'%d.%m.%Y %' is no format"),
+        ("files.received", {"column": "got", "unit": "%s"}, "files.0.received.unit: '%s' is no format"),
         ("files.time", None, "events need one"),
         ("files.columns.usr_id", "who", "did you mean 'user_id'"),
         ("files.columns.user_id", None, "nothing is mapped to user_id"),
@@ -106,6 +120,8 @@ def test_a_wrong_field_is_told_with_file_field_and_next_step(
         ("name: mine\nfiles:\n  - match: [\n", 4, "not valid YAML"),
         ("- a\n- b\n", 1, "mapping"),
         ("", 1, "mapping"),
+        ("name: mine\nfiles: 2026-13-01\n", 2, "2026-13-01 cannot be read as timestamp"),
+        ("name: mine\nfiles: !!bool perhaps\n", 2, "perhaps cannot be read as bool"),
     ],
 )
 def test_the_line_is_named(tmp_path: Path, text: str, line: int, says: str) -> None:
@@ -123,6 +139,54 @@ def test_no_text_breaks_the_reading_of_sources(tmp_path_factory: pytest.TempPath
     file.write_bytes(text.encode("utf-8", "surrogatepass"))
     with pytest.raises(SourceError, match=r"mine\.yaml"):
         load_source(file)
+
+
+def test_a_file_that_is_no_utf8_or_nested_without_end_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_bytes("name: mine\ndescription: Tür\n".encode("latin-1"))
+    with pytest.raises(SourceError, match=r"mine\.yaml:2: not UTF-8 text"):
+        load_source(file)
+    file.write_text("[" * 10_000)
+    with pytest.raises(SourceError, match=r"mine\.yaml: .*nested too deeply"):
+        load_source(file)
+
+
+def test_one_broken_source_keeps_no_other_out(home: Home) -> None:
+    home.sources.mkdir()
+    (home.sources / "dd.yaml").write_text("files: 2026-13-01\n")
+    (home.sources / "mine.yaml").write_text(yaml.safe_dump(GOOD))
+    sources, faults = read_sources(home)
+    assert {"mine", "rees46"} < set(sources)
+    assert list(faults) == ["dd"]
+    assert faults["dd"].startswith(f"{home.sources / 'dd.yaml'}:1: ")
+
+
+def test_a_source_under_another_ending_is_told_and_never_passed_over(home: Home) -> None:
+    home.sources.mkdir()
+    for name in ("mine.yml", "rees46.YAML"):
+        (home.sources / name).write_text(yaml.safe_dump(GOOD))
+    sources, faults = read_sources(home)
+    assert not {"mine", "rees46"} & set(sources)
+    assert (
+        faults["mine"] == f"{home.sources / 'mine.yml'}: is not taken for a source. Rename it to mine.yaml."
+    )
+    assert "Rename it to rees46.yaml" in faults["rees46"]
+    with pytest.raises(SourceError, match=r"Rename it to mine\.yaml"):
+        load_source(home.sources / "mine.yml")
+
+
+@pytest.mark.parametrize("unit", ["%d.%m.%Y %H:%M", "%Y-%m-%dT%H:%M:%S.%f%z", "%-d/%-m/%y %I:%M %p", "%Y%%"])
+def test_formats_that_times_are_read_by_are_taken(tmp_path: Path, unit: str) -> None:
+    source = load_source(written(tmp_path, yaml.safe_dump(changed("files.time.unit", unit))))
+    assert isinstance(source.files[0].time, Time)
+    assert source.files[0].time.unit == [unit]
+
+
+def test_sources_are_quick_to_import() -> None:
+    code = "import sys, assets.logs.sources; print([m for m in ('duckdb', 'numpy') if m in sys.modules])"
+    assert subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout == ("[]\n")
 
 
 def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:

@@ -490,11 +490,18 @@ def test_every_recipe_that_is_shipped_can_be_used(file: Path) -> None:
         ("encoder: 3", "encoder: must be a name"),
         ("- a\n- b", "a recipe is a list of `field: value` lines"),
         ("a: [", "not valid YAML"),
+        ("epochs: 2026-13-01", r"r\.yaml:1: not valid YAML: 2026-13-01 cannot be read as timestamp"),
     ],
 )
 def test_a_wrong_recipe_is_refused_by_file_and_field(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "r.yaml").write_text(text)
     with pytest.raises(RecipeError, match=message):
+        load_recipe("r.yaml", tmp_path)
+
+
+def test_a_recipe_that_is_no_utf8_is_told(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_bytes(b"task: behavior\nencoder: \xfc\n")
+    with pytest.raises(RecipeError, match=r"r\.yaml:2: not UTF-8 text"):
         load_recipe("r.yaml", tmp_path)
 
 

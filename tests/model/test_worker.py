@@ -46,6 +46,22 @@ assert not {FORBIDDEN!r} & sys.modules.keys()
 sys.exit(status)
 """
 """The worker on a machine that lacks these packages."""
+WITHOUT_TORCH = """
+import sys
+from assets.model.train import main
+try:
+    status = main()
+finally:
+    assert "torch" not in sys.modules
+sys.exit(status)
+"""
+"""The worker, which says what is wrong before it loads torch."""
+INTERRUPTIBLE = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs us in the background has it ignored
+from assets.model.train import main
+sys.exit(main())
+"""
 RECIPE = "encoder: {encoder}\nlearning_rate: 5.0e-3\nmax_length: 32\nsequence_epochs: 1\nsequence_width: 16\n"
 STEP = """
 import signal, sys
@@ -211,18 +227,47 @@ def test_help_tells_what_comes_out() -> None:
         ({"--config": "nonesuch"}, "nonesuch: no such recipe"),
         ({"--snapshot": "nowhere"}, "holds no snapshot"),
         ({"--out": "."}, "must be a folder that is absent or empty"),
+        ({"--out": ".", "--processes": "99"}, "must be a folder that is absent or empty"),
+        ({"--config": "nonesuch", "--processes": "2"}, "nonesuch: no such recipe"),
+        ({"--processes": "0"}, "argument --processes: must be a whole number of at least 1, not 0"),
+        ({"--processes": "-2"}, "at least 1, not -2"),
+        ({"--processes": "two"}, "at least 1, not two"),
     ],
 )
 def test_what_is_wrong_is_said_in_a_line(
     snapshot: Snapshot, tmp_path: Path, change: dict[str, str], message: str
 ) -> None:
     options = {"--snapshot": str(snapshot.path), "--out": str(tmp_path / "out"), "--config": "demo", **change}
-    command = [*WORKER, *(part for pair in options.items() for part in pair)]
+    command = [sys.executable, "-c", WITHOUT_TORCH, *(part for pair in options.items() for part in pair)]
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ran.returncode == 2
-    assert message in ran.stderr
+    assert ran.stderr.count(message) == 1 and "error: " in ran.stderr.splitlines()[-1]
     assert "Traceback" not in ran.stderr
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_interrupted_it_ends_with_a_line(
+    snapshot: Snapshot, recipe: Callable[[str], Path], tmp_path: Path, processes: int
+) -> None:
+    """And torchrun leaves nothing among the temporary files."""
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    options = ["--snapshot", str(snapshot.path), "--config", str(recipe("epochs: 1000"))]
+    options += ["--out", str(tmp_path / "out"), "--processes", str(processes)]
+    training = subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTIBLE, *options],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        env=os.environ | {"TMPDIR": str(temporary)},
+    )  # fmt: skip
+    while (line := training.stdout.readline()) and json.loads(line)["event"] != "step":
+        pass
+    assert line
+    os.killpg(training.pid, signal.SIGINT)  # as a terminal does, for all that it started, too
+    _, said = training.communicate(timeout=60)
+    assert training.returncode == 130
+    assert said.count("interrupted") == 1 and said.endswith("interrupted\n") and "Traceback" not in said
+    assert list(temporary.iterdir()) == [] and not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("devices", [1, 2])

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from datetime import timedelta
 from pathlib import Path
 
 import dagster as dg
 import pytest
 
 from resources.home import Home
-from tests.orchestration.shops import FIRST, LAST, nightshelf, small_shop
+from tests.orchestration.shops import LAST, nightshelf, small_shop
 
 
 @pytest.fixture
@@ -31,9 +30,8 @@ def untouched_shop(tmp_path_factory: pytest.TempPathFactory) -> Home:
 
 @pytest.fixture(scope="session")
 def shop(untouched_shop: Home, tmp_path_factory: pytest.TempPathFactory) -> Home:
-    """The same shop as its nights make it: the tables of the days before, then the last day as a night."""
+    """The same shop after its first night, which makes the tables of the days before."""
     home = Home(tmp_path_factory.mktemp("night") / "home")
     shutil.copytree(untouched_shop.root, home.root)
-    nightshelf(home, "backfill", str(FIRST), str(LAST - timedelta(days=1)), "--tables")
     nightshelf(home, "night", str(LAST))
     return home

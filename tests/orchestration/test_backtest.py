@@ -396,7 +396,7 @@ def test_methods_come_and_go_and_some_nights_measure_nobody(
     assert found.nights[1].ndcg == {} and found.leads[found.best_baseline].nights == 2
     assert len(found.points(CANDIDATE)) == 2
     text = told(found)
-    assert "Not measured in every night, and so never the best: ease." in text and str(D2) in text
+    assert "Not measured in every night, and so never the best: EASE." in text and str(D2) in text
 
 
 def told(found: History, width: int = 160) -> str:

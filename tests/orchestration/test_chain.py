@@ -9,7 +9,9 @@ from pathlib import Path
 import duckdb
 import pytest
 
+from assets.model.snapshot import snapshot_of
 from assets.recommendations.scoring import RECOMMENDATIONS, SIMILAR, Scores
+from orchestration.nights import days_between
 from resources.home import Home
 from resources.model_store import ModelStore
 from tests.orchestration.shops import FIRST, LAST, nightshelf
@@ -29,6 +31,14 @@ def test_a_backfill_gives_what_the_night_gives(shop: Home, untouched_shop: Home,
     assert rows(backfilled.published) == rows(shop.published)
 
 
+def test_a_first_night_learns_from_all_days_before_it(shop: Home) -> None:
+    """Files of six days were dropped, and `nightshelf night` was all that was said."""
+    with duckdb.connect(str(shop.warehouse), read_only=True) as tables:
+        (days,) = tables.execute("SELECT list(DISTINCT day ORDER BY day) FROM marts.fct_events").fetchone()
+    assert days == days_between(FIRST, LAST)
+    assert snapshot_of(shop, LAST).manifest["first_day"] == str(FIRST)
+
+
 def rows(file: Path) -> list[tuple]:
     with duckdb.connect(str(file), read_only=True) as shelf:
         return shelf.execute("SELECT * FROM recommendations ORDER BY ALL").fetchall()
@@ -38,7 +48,9 @@ def rows(file: Path) -> list[tuple]:
 def test_a_night_that_is_made_again_changes_nothing(shop: Home, words: tuple[str, ...]) -> None:
     before = rows(shop.published)
     version = Scores.of(shop, LAST).manifest
-    nightshelf(shop, *words)
+    told = nightshelf(shop, *words)
+    served_by = f"The night's model passed the gate and serves: {ModelStore(shop).champion(LAST).version}"
+    assert (served_by in told) == (words[0] == "night")
     assert rows(shop.published) == before
     assert Scores.of(shop, LAST).manifest == version
 
@@ -64,6 +76,7 @@ def test_an_unknown_shopper_is_told_apart(shop: Home) -> None:
 def test_status_and_docs(shop: Home) -> None:
     told = nightshelf(shop, "status")
     assert f"of the night of {LAST}" in told and re.search(r"nights missing\s+none", told)
+    assert re.search(r"tables missing\s+none", told)
     nightshelf(shop, "docs")
     page = (shop.root / "docs" / "index.html").read_text(encoding="utf-8")
     assert "lbl_behaviors" in page

@@ -20,6 +20,7 @@ from orchestration.demo import _claim
 from orchestration.instance import instance_of, prepare_instance
 from orchestration.nights import last_ended_day
 from resources.home import Home, Shop
+from resources.leases import lease_one_of
 from tests.orchestration.raw import put_rows
 
 COMMAND = Path(sys.executable).parent / "nightshelf"
@@ -68,7 +69,7 @@ def test_init_makes_a_home_and_can_be_repeated(place: Home) -> None:
     assert "Next:" in text
     assert (place.shop.name, place.shop.timezone) == ("Laden", "Asia/Shanghai")
     before = place.shop_file.read_bytes()
-    say("init", "--name", "Another")
+    assert "stays as it is" in say("init", "--name", "Another")
     assert place.shop_file.read_bytes() == before
 
 
@@ -177,6 +178,30 @@ def test_a_night_under_way_is_not_started_again(home: Home, capsys: pytest.Captu
     assert "already under way" in refused(capsys, "night", str(DAY))
 
 
+def test_a_run_that_cannot_begin_is_not_left_under_way(
+    home: Home, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NIGHTSHELF_DEVICES", "foo")
+    assert "NIGHTSHELF_DEVICES='foo'" in refused(capsys, "backfill", "2026-01-09", "2026-01-09", "--tables")
+    with instance_of(home) as instance:
+        (run,) = instance.get_runs()
+        assert run.status is dg.DagsterRunStatus.FAILURE
+
+
+@pytest.mark.parametrize("words", [("night", str(DAY)), ("backtest", str(DAY), str(DAY))])
+def test_a_recipe_that_is_not_there_is_told_before_anything_is_made(
+    home: Home, capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
+) -> None:
+    home.write_shop(home.shop.model_copy(update={"recipe": "recipes/ours.yaml"}))
+    assert "recipes/ours.yaml: no such recipe" in refused(capsys, *words)
+    assert not home.dagster.exists()
+
+
+def test_a_second_web_ui_of_a_home_is_refused(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    with lease_one_of([home.leases / "ui.lock"]):
+        assert "runs already" in refused(capsys, "ui", "--port", "0")
+
+
 def test_the_demo_leaves_other_homes_alone(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
     before = sorted(home.root.iterdir())
     assert "is in use and no demo; nothing in it was touched" in refused(
@@ -205,6 +230,12 @@ def test_sources_are_listed_and_checked(
     sample.write_text(f"{header}\ne1,yesterday,u1,s1,i1,click,9.90,\n")
     result = CliRunner().invoke(app, ["sources", "check", str(source), str(sample)])
     assert result.exit_code == 1 and "bad_time" in result.output
+    home.sources.mkdir()
+    (home.sources / "ours.yaml").write_text("name: ours\n")
+    with pytest.raises(SystemExit):
+        main(["sources", "list"])
+    listed = capsys.readouterr()
+    assert "rees46" in listed.out and "ours.yaml" in listed.err
     broken = tmp_path / "ours.yaml"
     broken.write_text(source.read_text().replace("behavior:", "behaviour:", 1))
     assert "ours.yaml" in refused(capsys, "sources", "check", str(broken), str(sample))
@@ -236,6 +267,9 @@ def run_command(home: Home, *words: str) -> subprocess.CompletedProcess[str]:
 def test_a_real_run_shows_its_steps_and_says_which_failed_and_why(home: Home) -> None:
     """Through the real job: a line of the ledger is missing, so the blocking check stops the backfill."""
     put_rows(home, "first", [date(2026, 1, 5)])
+    strange = home.drop / "nightshelf_csv" / "strange.csv"
+    strange.parent.mkdir(parents=True, exist_ok=True)
+    strange.write_text("what,is,this\n1,2,3\n")
     (ledger,) = (file for file in home.loads.glob("*/outcome.json") if file.parent.name != "_schema")
     ledger.write_text(json.dumps(json.loads(ledger.read_text()) | {"lines": 3}))
     done = run_command(home, "backfill", "2026-01-05", "2026-01-05", "--tables")
@@ -244,6 +278,7 @@ def test_a_real_run_shows_its_steps_and_says_which_failed_and_why(home: Home) ->
     assert "done   ingest_outcomes" in done.stdout
     assert "failed ingest_outcomes_accounting_adds_up" in done.stdout
     assert "The tables of" not in done.stdout
+    assert "check   refused_share" in done.stdout and "strange.csv" in done.stdout
     assert (
         "Taking in files failed in run" in told and "accounting_adds_up" in told and "nightshelf ui" in told
     )

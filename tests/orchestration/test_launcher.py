@@ -84,6 +84,35 @@ def test_the_command_line_finds_it(home: Home, killed: str) -> None:
     assert list((home.leases / "runs").iterdir()) == []
 
 
+EARLY = """
+import time
+from dagster._core.test_utils import create_run_for_test
+from orchestration.instance import instance_of
+from orchestration.launcher import driver_lease
+from resources.home import Home
+
+with instance_of(Home.current()) as instance, driver_lease(Home.current(), "0" * 32):
+    create_run_for_test(instance, "nightly", run_id="0" * 32, tags={"dagster/partition": "2026-01-12"})
+    print("there is a run", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_run_that_never_began_is_lost_with_who_would_have_driven_it(home: Home, tmp_path: Path) -> None:
+    prepare_instance(home)
+    process = driven(EARLY, tmp_path)
+    assert process.stdout is not None and process.stdout.readline() == "there is a run\n"
+    with instance_of(home) as instance:
+        (run,) = instance.get_runs()
+        assert run.status is dg.DagsterRunStatus.NOT_STARTED
+        assert fail_lost_runs(instance, home) == []
+        process.kill()
+        process.wait()
+        assert fail_lost_runs(instance, home) == [run.run_id]
+        assert attempts_of_night(instance, DAY).active == 0
+    assert list((home.leases / "runs").iterdir()) == []
+
+
 def test_a_lease_that_was_let_go_leaves_nothing(home: Home) -> None:
     with run_lease(home, "one"):
         assert not is_lost(home, "one")

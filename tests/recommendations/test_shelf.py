@@ -6,6 +6,8 @@ import hashlib
 import json
 import os
 import stat
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +21,7 @@ import pytest
 from assets.model.recommender import Recommender
 from assets.model.rules import Rules
 from assets.model.snapshot import snapshot_of
+from assets.recommendations.lineage import explain
 from assets.recommendations.scoring import RECOMMENDATIONS, SIMILAR, Scores, audit_scores, write_scores
 from assets.recommendations.shelf import (
     NoShelfError,
@@ -364,3 +367,34 @@ def test_reading_before_anything_is_published_says_what_to_do(home):
     for read in (lambda: recommendations_for(home, "k1:x"), lambda: undo(home)):
         with pytest.raises(NoShelfError):
             read()
+
+
+def test_where_there_is_no_shelf_reading_leaves_nothing_behind(tmp_path):
+    place = Home(tmp_path / "home")
+    reads = (
+        lambda: recommendations_for(place, "1"),
+        lambda: recommendations_for(place, "k1:x"),
+        lambda: explain(place, "1", "2"),
+        lambda: undo(place),
+    )
+    for read in reads:
+        with pytest.raises(NoShelfError, match=r"home is no shop yet\. Run: nightshelf demo"):
+            read()
+    assert not place.root.exists()
+    make_home(place.root)
+    for read in reads:
+        with pytest.raises(NoShelfError, match=r"no shelf yet: publish a night first \(`nightshelf night`\)"):
+            read()
+    assert list(place.root.iterdir()) == [place.shop_file]
+
+
+def test_reading_a_shelf_loads_no_pandas(home):
+    """It takes as long as all the rest."""
+    publish(home, make_night(home, as_of(WORLD, 3)).day)
+    code = (
+        "import sys; from pathlib import Path; from resources.home import Home; "
+        "from assets.recommendations.shelf import recommendations_for; "
+        "assert recommendations_for(Home(Path(sys.argv[1])), 'o\\'brien').num_rows; "
+        "assert not {'dagster', 'pandas', 'torch'} & sys.modules.keys()"
+    )
+    subprocess.run([sys.executable, "-c", code, str(home.root)], check=True)

@@ -40,6 +40,7 @@ def test_without_a_file_the_defaults_hold(tmp_path: Path) -> None:
         ("first_day: 2026-01-05\nfirst_night: 2026-01-05\n", "first_night"),
         ("first_day: 2026-01-05\nlast_day: 2026-01-06\n", "last_day"),
         ("timezone: [\n", "not valid YAML"),
+        ("name: x\nfirst_day: 2026-13-01\n", ":2: not valid YAML: 2026-13-01 cannot be read as timestamp"),
         ("- a list\n", "shop"),
     ],
 )
@@ -48,6 +49,12 @@ def test_a_wrong_field_is_named_with_its_file(tmp_path: Path, text: str, names: 
     with pytest.raises(ShopError, match=r"shop\.yaml") as caught:
         _ = Home(tmp_path).shop
     assert names in str(caught.value)
+
+
+def test_a_shop_file_that_is_no_utf8_is_told(tmp_path: Path) -> None:
+    (tmp_path / "shop.yaml").write_bytes("timezone: UTC\nname: Tür\n".encode("latin-1"))
+    with pytest.raises(ShopError, match=r"shop\.yaml:2: not UTF-8 text"):
+        _ = Home(tmp_path).shop
 
 
 @given(st.dates(date(2000, 1, 1), date(2100, 1, 1)))

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from assets.logs.drop import plain_files
 from assets.logs.simulator.behavior import Events, Visits
 from assets.logs.simulator.catalogue import Catalogue
 from assets.logs.simulator.clock import Ints, ShopDay, random
@@ -24,7 +25,7 @@ from assets.logs.simulator.shoppers import Shoppers
 from assets.logs.simulator.truth import KINDS, Truth, World
 from assets.logs.simulator.vocabulary import vocabulary
 from assets.logs.simulator.writer import CATALOGUE, catalogue_text, put
-from resources.aside import work_folder
+from resources.aside import replacing, work_folder
 from resources.home import Home, Shop
 
 __all__ = [
@@ -82,13 +83,13 @@ def simulate(
         on_day: called after each day's files are in place.
 
     Raises:
-        SimulationError: sizes too small, or the home holds another simulated shop.
+        SimulationError: sizes too small, or the home holds another shop, simulated or real.
     """
     _check_sizes(days, shoppers, products)
+    world = World(seed, start, shoppers, products, home.shop.timezone, home.shop.currency)
+    _claim(home, world)
     if not home.shop_file.exists():
         home.write_shop(Shop(name="Simulated shop", first_day=start))
-    world = World(seed, start, shoppers, products, home.shop.timezone, home.shop.currency)
-    _check_same_world(home, world)
     with work_folder(home.root) as aside:
         return _Writer(home, world, aside).write(days, on_day)
 
@@ -174,10 +175,20 @@ def _check_sizes(days: int, shoppers: int, products: int) -> None:
         )
 
 
-def _check_same_world(home: Home, world: World) -> None:
-    """Two worlds in one drop folder would make one shop of strangers who share their ids."""
+def _claim(home: Home, world: World) -> None:
+    """Take the home for this world, before its first file: two worlds in one drop folder would make one shop
+    of strangers who share their ids.
+    """
     file = home.truth / "world.json"
     if not file.exists():
+        # Folders of the raw zone that begin with an underscore hold no file's rows.
+        if plain_files(home.drop) or any(home.loads.glob("[!_]*")):
+            raise SimulationError(
+                f"{home.root}: the home has been given logs that are not simulated, and simulated ones would "
+                "mix with them. Name a home for the simulated shop: nightshelf --home FOLDER simulate"
+            )
+        with replacing(file) as aside:
+            aside.write_text(json.dumps(world.as_json()), encoding="utf-8")
         return
     there = json.loads(file.read_text(encoding="utf-8"))
     other = {key: there.get(key) for key, value in world.as_json().items() if there.get(key) != value}
