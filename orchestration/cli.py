@@ -111,7 +111,7 @@ def _open_shop(home: Home, name: str, timezone: str, currency: str, first_day: d
 
 @app.command()
 def ui(
-    port: Annotated[int, typer.Option(help="On 127.0.0.1.")] = 3000,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="On 127.0.0.1.")] = 3000,
 ) -> None:
     """Open the web UI, with the daemon that runs schedule and sensors."""
     from orchestration.instance import PROJECT, prepare_instance
@@ -267,7 +267,7 @@ def backtest(
     if out and out.suffix != ".png":
         raise NextStepError(f"{out} is no .png. Name the picture like: --out backtest.png")
     _require_recipe(home)
-    with _instance(home) as instance:
+    with _instance(home, runs=not dry_run) as instance:
         test = Backtest(home, instance, begin, end, run=partial(_run, instance), say=_say)
         if dry_run:
             for line in test.plan(again):
@@ -328,7 +328,9 @@ def docs() -> None:
     home = _home()
     if not home.warehouse.exists():
         raise NextStepError(f"{home.warehouse} is not there yet. Run: nightshelf night (or: nightshelf demo)")
-    _console().print(f"Open {write_docs(home)} in a browser.")
+    with _console().status("dbt writes the documentation, some ten seconds"):
+        page = write_docs(home)
+    _console().print(f"Open {page} in a browser.")
 
 
 @app.command()
