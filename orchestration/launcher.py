@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import dagster as dg
 from dagster._core.launcher import CheckRunHealthResult, DefaultRunLauncher, WorkerStatus
+from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 
 from resources.home import Home
 from resources.leases import is_held, lease_one_of
@@ -25,13 +26,6 @@ if TYPE_CHECKING:
 
 TAKING = 5.0
 """Seconds after which a lease file that is empty is no longer one that is just being taken."""
-
-UNDER_WAY = [
-    dg.DagsterRunStatus.NOT_STARTED,
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-    dg.DagsterRunStatus.CANCELING,
-]
 
 GONE = "The process that drove this run is gone: it was killed, or its machine went down."
 
@@ -49,18 +43,14 @@ class LeasedRunLauncher(DefaultRunLauncher):
         return CheckRunHealthResult(WorkerStatus.RUNNING)
 
 
-@contextmanager
-def run_lease(home: Home, run_id: str) -> Iterator[None]:
+def run_lease(home: Home, run_id: str) -> AbstractContextManager[None]:
     """Held by the process that drives a run, from its first step to its last; then its file goes."""
-    with _held_meanwhile(_lease_of(home, run_id)):
-        yield
+    return _held_meanwhile(_leases_of(home, run_id)[0])
 
 
-@contextmanager
-def driver_lease(home: Home, run_id: str) -> Iterator[None]:
+def driver_lease(home: Home, run_id: str) -> AbstractContextManager[None]:
     """Held from before there is a run: one that is cut short before its first step is lost as well."""
-    with _held_meanwhile(_driver_lease_of(home, run_id)):
-        yield
+    return _held_meanwhile(_leases_of(home, run_id)[1])
 
 
 @contextmanager
@@ -74,7 +64,7 @@ def _held_meanwhile(file: Path) -> Iterator[None]:
 
 def is_lost(home: Home, run_id: str) -> bool:
     """Whether the run's process took a lease and is no more. A run that has not come so far is not lost."""
-    return any(_is_left(file) for file in (_driver_lease_of(home, run_id), _lease_of(home, run_id)))
+    return any(map(_is_left, _leases_of(home, run_id)))
 
 
 def _is_left(file: Path) -> bool:
@@ -89,11 +79,11 @@ def _is_left(file: Path) -> bool:
 
 def fail_lost_runs(instance: DagsterInstance, home: Home) -> list[str]:
     """Mark lost runs as failed, for when no daemon is there to do so. Returns their ids."""
-    begun = instance.get_runs(dg.RunsFilter(statuses=UNDER_WAY))
+    begun = instance.get_runs(dg.RunsFilter(statuses=NOT_FINISHED_STATUSES))
     lost = [run for run in begun if is_lost(home, run.run_id)]
     for run in lost:
         instance.report_run_failed(run, GONE)
-        for file in (_driver_lease_of(home, run.run_id), _lease_of(home, run.run_id)):
+        for file in _leases_of(home, run.run_id):
             file.unlink(missing_ok=True)
     free_slots(instance)
     return [run.run_id for run in lost]
@@ -112,9 +102,7 @@ def free_slots(instance: DagsterInstance) -> None:
             storage.free_concurrency_slots_for_run(run_id)
 
 
-def _lease_of(home: Home, run_id: str) -> Path:
-    return home.leases / "runs" / f"{run_id}.lock"
-
-
-def _driver_lease_of(home: Home, run_id: str) -> Path:
-    return home.leases / "runs" / f"{run_id}.driver.lock"
+def _leases_of(home: Home, run_id: str) -> tuple[Path, Path]:
+    """Of the executor, and of the command line."""
+    folder = home.leases / "runs"
+    return folder / f"{run_id}.lock", folder / f"{run_id}.driver.lock"

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from assets.model.interactions import places
+
 Scores = NDArray[np.float32] | NDArray[np.float64]
 
 
@@ -84,7 +86,7 @@ def top_k(scores: Scores, k: int, allowed: NDArray[np.bool_] | None = None) -> N
     row, item = np.nonzero((scores >= kth_best(scores, k)[:, None]) & (scores > -np.inf))
     order = np.lexsort((item, -scores[row, item], row))
     row, item = row[order], item[order]
-    place = np.arange(len(row)) - np.searchsorted(row, row)
+    place = places(row)
     kept = place < k
     best[row[kept], place[kept]] = item[kept]
     return best

@@ -192,16 +192,15 @@ class InnerProducts:
         """[pairs] inner products in float32; the rows are in order."""
         start = torch.zeros(len(users) + 1, dtype=torch.int64)
         start[1:] = torch.bincount(row, minlength=len(users)).cumsum(0)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Sparse")  # of a beta state; only the product is used
-            wanted = torch.sparse_csr_tensor(
-                start,
-                item,
-                users.new_zeros(len(item)),
-                (len(users), len(self._items)),
-                check_invariants=False,
-            )
-            return torch.sparse.sampled_addmm(wanted, users, self._items.T, beta=0.0).values()
+        wanted = in_csr(start, item, users.new_zeros(len(item)), (len(users), len(self._items)))
+        return torch.sparse.sampled_addmm(wanted, users, self._items.T, beta=0.0).values()
+
+
+def in_csr(start: Tensor, column: Tensor, value: Tensor, shape: tuple[int, int]) -> Tensor:
+    """A sparse matrix by rows, of which only products are used."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sparse")  # of a beta state
+        return torch.sparse_csr_tensor(start, column, value, shape, check_invariants=False)
 
 
 def _longest(vectors: Tensor) -> float:

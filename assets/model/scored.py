@@ -8,7 +8,6 @@ form here answers these two questions, and as shares of each user's best it says
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol, TypeVar
@@ -245,20 +244,19 @@ def written_out(users: csr_matrix, items: csr_matrix, onto: Matrix | None = None
     if not torch.backends.mkl.is_available():
         full = (users @ items).toarray()
         return full if onto is None else onto + full
+    from assets.model.mips import in_csr
+
     start = np.zeros((users.shape[0], items.shape[1]), np.float32) if onto is None else onto
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Sparse")  # of a beta state; only the product is used
-        one, other = (
-            torch.sparse_csr_tensor(
-                torch.from_numpy(matrix.indptr),
-                torch.from_numpy(matrix.indices),
-                torch.from_numpy(matrix.data),
-                matrix.shape,
-                check_invariants=False,
-            )
-            for matrix in (users, items)
+    one, other = (
+        in_csr(
+            torch.from_numpy(matrix.indptr),
+            torch.from_numpy(matrix.indices),
+            torch.from_numpy(matrix.data),
+            matrix.shape,
         )
-        return torch.addmm(torch.from_numpy(start), one, other).numpy()
+        for matrix in (users, items)
+    )
+    return torch.addmm(torch.from_numpy(start), one, other).numpy()
 
 
 def rows_of(matrix: Rows, rows: Ints) -> Rows:

@@ -231,14 +231,11 @@ class _Loop:
                 self._step(step, train.take(rows))
                 crash_point("train.step")
                 if time.perf_counter() - told > 1 or step == self.steps:
-                    self._collect()  # which waits for a GPU: only then are the steps done
+                    self._tell(step, self._seconds_since(began))
                     told = time.perf_counter()
-                    self._tell(step, self.seconds + told - began)
                 if self.checkpoints and not self.peers.rank and self.checkpoints.due():
-                    self._collect()
-                    self._keep(self.checkpoints, step, self.seconds + time.perf_counter() - began)
-            self._collect()
-            self.seconds += time.perf_counter() - began
+                    self._keep(self.checkpoints, step, self._seconds_since(began))
+            self.seconds = self._seconds_since(began)
         self.report = self._measure("dev", "test")
         if self.steps and len(self.splits["dev"]):
             self._dev_point(step, math.ceil(step / self.an_epoch), *self.report["dev"])
@@ -320,6 +317,11 @@ class _Loop:
         share = on_device(self.wanted[pairs[:, 1]].astype(np.float32), self.device)
         rows = on_device(place, self.device)
         return contrastive_loss(vectors[rows[:, 0]], vectors[rows[:, 1]], rows, share)
+
+    def _seconds_since(self, began: float) -> float:
+        """Of training, those of the epoch with them; waits for a GPU, for only then are the steps done."""
+        self._collect()
+        return self.seconds + time.perf_counter() - began
 
     def _collect(self) -> None:
         for step, rate, loss in self.waiting:

@@ -46,12 +46,18 @@ if __name__ == "__main__":
 """
 
 
+def under_way(home: Home, script: str, folder: Path) -> subprocess.Popen[str]:
+    """What drives a run that has come so far as the script says it has."""
+    prepare_instance(home)
+    process = driven(script, folder)
+    assert process.stdout is not None and process.stdout.readline() == "at work\n"
+    return process
+
+
 @pytest.fixture
 def killed(home: Home, tmp_path: Path) -> str:
     """A run that was at work when its process was killed: its id."""
-    prepare_instance(home)
-    process = driven(SLOW, tmp_path)
-    assert process.stdout is not None and process.stdout.readline() == "at work\n"
+    process = under_way(home, SLOW, tmp_path)
     with instance_of(home) as instance:
         (run,) = instance.get_runs()
         assert run.status is dg.DagsterRunStatus.STARTED
@@ -93,15 +99,13 @@ from resources.home import Home
 
 with instance_of(Home.current()) as instance, driver_lease(Home.current(), "0" * 32):
     create_run_for_test(instance, "nightly", run_id="0" * 32, tags={"dagster/partition": "2026-01-12"})
-    print("there is a run", flush=True)
+    print("at work", flush=True)
     time.sleep(60)
 """
 
 
 def test_a_run_that_never_began_is_lost_with_who_would_have_driven_it(home: Home, tmp_path: Path) -> None:
-    prepare_instance(home)
-    process = driven(EARLY, tmp_path)
-    assert process.stdout is not None and process.stdout.readline() == "there is a run\n"
+    process = under_way(home, EARLY, tmp_path)
     with instance_of(home) as instance:
         (run,) = instance.get_runs()
         assert run.status is dg.DagsterRunStatus.NOT_STARTED
