@@ -5,7 +5,8 @@
 The same network learns the same examples in as many steps, three ways, in turns: Nightshelf's loop; the stock
 transformers.Trainer with its defaults and its dynamic padding; and the plain loop that tutorials have, with
 every text padded to the recipe's bound in float32. What counts is the training alone, without tokenising and
-measuring. All three are then measured alike on the same held-out examples, by F1 and by loss.
+measuring; each runs in a process of its own, which keeps what it has loaded from round to round. All three
+are then measured alike on the same held-out examples, by F1 and by loss.
 
 Where there is a GPU, it is used, and a network of BERT-base's shape with random weights learns texts of full
 length besides, for the share of the device's peak (model FLOPs utilisation).
@@ -20,8 +21,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
+from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +35,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from benchmarks.figures import Figures, in_turns, positive, ratio, teller
-from resources.devices import share_cores
+from resources.devices import keep_freed_memory, share_cores
 
 if TYPE_CHECKING:
     import torch
@@ -82,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     device = pick_device()
     figures = Figures(asked.out, examples=asked.examples, recipe=asked.recipe, rounds=asked.rounds)
-    compare(figures, examples_of_a_shop(asked.examples), recipe, device, asked.rounds)
+    compare(figures, examples_of_a_shop(asked.examples), recipe, device.type, asked.rounds)
     if device.type == "cuda":
         utilisation(figures, recipe, device)
     else:
@@ -94,29 +98,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def compare(figures: Figures, data: TaskData, recipe: Recipe, device: torch.device, rounds: int) -> None:
+def compare(figures: Figures, data: TaskData, recipe: Recipe, device: str, rounds: int) -> None:
     """The three ways in turns, and how good what each has learnt is."""
-    kind = "gpu" if device.type == "cuda" else "cpu"
-    ways = {OURS: ours, "trainer": stock_trainer, "padded_loop": padded_loop}
+    kind, names = "gpu" if device == "cuda" else "cpu", list(WAYS)
     try:
         version("accelerate")  # the Trainer asks for it
     except PackageNotFoundError:
-        del ways["trainer"]
+        names.remove("trainer")
         figures.skip(f"training.{kind}.speedup_over_trainer", "accelerate is not installed")
-    found: dict[str, TextClassifier] = {}
+    good: dict[str, dict[str, tuple[float, float, float]]] = {}
     say = teller()
 
-    def timed(name: str) -> Callable[[], float]:
+    def timed(name: str, process: ProcessPoolExecutor) -> Callable[[], float]:
         def run() -> float:
             say(f"{name}: {len(data.splits['train']):,} examples")
-            found[name], seconds = ways[name](data, recipe, device)
+            seconds, good[name] = process.submit(learn, name, data, recipe).result()
             return seconds
 
         return run
 
-    took = in_turns({name: timed(name) for name in ways}, rounds)
-    good = {name: worth(network, data, recipe, device) for name, network in found.items()}
-    for name in ways:
+    with ExitStack() as running:
+        # What one asks of torch and of the system's memory, the others do not get.
+        fresh = get_context("spawn")
+        own = {name: running.enter_context(ProcessPoolExecutor(1, fresh)) for name in names}
+        took = in_turns({name: timed(name, process) for name, process in own.items()}, rounds)
+    for name in names:
         if name != OURS:
             value, runs = ratio(took[name], took[OURS])
             goal = {"padded_loop": 6, "trainer": 4 if kind == "gpu" else 2}[name]
@@ -130,18 +136,25 @@ def compare(figures: Figures, data: TaskData, recipe: Recipe, device: torch.devi
             figures.add(f"training.{kind}.{name}.{what}", mean, "", interval)
 
 
-def ours(data: TaskData, recipe: Recipe, device: torch.device) -> tuple[TextClassifier, float]:
-    """Nightshelf's own loop; the seconds are those of its own report."""
-    import torch
+def learn(name: str, data: TaskData, recipe: Recipe) -> tuple[float, dict[str, tuple[float, float, float]]]:
+    """Seconds that one way takes, and what its network is worth."""
+    from assets.model.training import pick_device
 
+    device = pick_device()
+    network, seconds = WAYS[name](data, recipe, device)
+    return seconds, worth(network, data, recipe, device)
+
+
+def ours(data: TaskData, recipe: Recipe, device: torch.device) -> tuple[TextClassifier, float]:
+    """Nightshelf's own loop, set up as the training worker does; the seconds are those of its own report."""
     from assets.model.tasks import BehaviorTask
     from assets.model.training import train
     from resources.text_encoder import load_encoder
 
     nothing = data.splits["test"].take(np.zeros(0, np.int64))
     unmeasured = replace(data, splits={**data.splits, "dev": nothing, "test": nothing})
+    keep_freed_memory()
     trained = train(BehaviorTask(), unmeasured, *load_encoder(recipe.encoder), recipe, device)
-    torch.use_deterministic_algorithms(False)  # or the others would be held to repeatable kernels too
     return trained.network, trained.speed["train_seconds"]
 
 
@@ -212,6 +225,9 @@ def padded_loop(data: TaskData, recipe: Recipe, device: torch.device) -> tuple[T
         torch.nn.utils.clip_grad_norm_(network.parameters(), recipe.clip)
         optimizer.step()
     return network, _elapsed(began, device)
+
+
+WAYS = {OURS: ours, "trainer": stock_trainer, "padded_loop": padded_loop}
 
 
 def utilisation(figures: Figures, recipe: Recipe, device: torch.device) -> None:

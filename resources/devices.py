@@ -9,6 +9,7 @@ Nothing here imports torch.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 import subprocess
@@ -34,6 +35,8 @@ LEASES = "NIGHTSHELF_LEASES"
 """Environment variable that tells a child which file descriptors carry the leases."""
 
 
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
+"""glibc's malloc.h."""
 NONE_VISIBLE = ("", "-1", "NoDevFiles")
 """What CUDA_VISIBLE_DEVICES says of no GPU at all; the last is Slurm's."""
 DRIVER = Path("/dev")
@@ -51,6 +54,22 @@ def share_cores() -> None:
     sequence model took 0.94 s spinning and 0.11 s so.
     """
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
+
+def keep_freed_memory() -> None:
+    """Have this process keep the memory of freed arrays for new ones; nothing where there is no glibc.
+
+    Else the system takes it back and hands it out again page by page, zeroed: malloc's own threshold for that
+    grows to 32 MiB at most. For processes that compute and then end: fine-tuning takes a twentieth less so,
+    scoring a large shop a quarter, with 0.1 GiB more at the highest. What is set: mallopt(3).
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except AttributeError:
+        return
+    mallopt(M_MMAP_MAX, 0)
+    mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+    mallopt(M_TOP_PAD, 64 << 20)
 
 
 @dataclass(frozen=True)

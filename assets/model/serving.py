@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from assets.model.recommender import Fitted, Recommender
+from resources.devices import keep_freed_memory
 
 if TYPE_CHECKING:
     from assets.model.snapshot import Snapshot
@@ -33,6 +34,7 @@ def open_recommender(
     """
     from assets.model.vectors import item_vectors
 
+    keep_freed_memory()
     Fitted.read(bundle)  # an outdated one is told before its texts are encoded for nothing
     items = snapshot.table("items").select(["item_id", "text"]).to_pydict()
     vectors = item_vectors(bundle / "encoder", [text or "" for text in items["text"]], home.vectors, log)

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resources.crash import crash_point
-from resources.devices import LEASES, share_cores
+from resources.devices import LEASES, keep_freed_memory, share_cores
 from resources.parent import die_with
 
 if TYPE_CHECKING:
@@ -87,6 +87,7 @@ def _run(args: argparse.Namespace, argv: Sequence[str]) -> int:
     leases = _take_leases()
     crash_point("train.started")
     share_cores()
+    keep_freed_memory()
     # Before torch is imported: cuBLAS is repeatable only with a workspace of fixed size.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")

@@ -35,6 +35,23 @@ with lease_devices(Home(Path(sys.argv[1])), log) as device:
 """A step that leases a device and starts a child that holds on to it."""
 
 
+FAULTS = """
+import resource, sys
+import numpy as np
+from resources.devices import keep_freed_memory
+if sys.argv[1] == "keep":
+    keep_freed_memory()
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+np.ones(1 << 24)
+before = faults()
+for _ in range(10):
+    np.ones(1 << 24)
+print(faults() - before)
+"""
+"""Pages that ten arrays of 128 MiB ask the system for, after one more of them."""
+
+
 @pytest.fixture(autouse=True)
 def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No settings, and a machine of this test's own."""
@@ -254,3 +271,10 @@ def test_two_that_need_both_devices_do_not_wait_for_each_other(
     with ThreadPoolExecutor(3) as pool:
         list(pool.map(both, range(3)))
     assert len(most) == 15 and max(most) == 1
+
+
+def test_an_array_takes_the_memory_of_one_before_it() -> None:
+    """A page holds at most 2 MiB, and so each array that is mapped anew takes 64 of them or more."""
+    ways = ("give back", "keep")
+    pages = {way: int(subprocess.check_output([sys.executable, "-c", FAULTS, way])) for way in ways}
+    assert pages["keep"] < 64 <= pages["give back"] / 10
