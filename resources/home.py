@@ -7,19 +7,32 @@ for one.
 
 from __future__ import annotations
 
+import math
 import os
+import re
 from dataclasses import dataclass
 from datetime import date, timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 from zoneinfo import ZoneInfo, available_timezones
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from resources.aside import replacing
-from resources.yaml_file import YamlError, parsed
+from resources.yaml_file import YamlError, line_of, parsed
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 BEHAVIORS = ("browse", "click", "cart", "purchase")
 """The four behaviours, weakest first. The taxonomy seed in `dbt/seeds` names them in two languages."""
@@ -27,6 +40,16 @@ BEHAVIORS = ("browse", "click", "cart", "purchase")
 
 class ShopError(ValueError):
     """`shop.yaml` cannot be used; the message names the file, the field and the next step."""
+
+
+def _worth(value: object) -> float | str:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if value == "price" or (number and 0 <= value < math.inf):  # type: ignore[operator]
+        return value  # type: ignore[return-value]
+    raise ValueError(f"must be a number of at least 0, or `price`, not {value!r}")
+
+
+Worth = Annotated[float | Literal["price"], PlainValidator(_worth)]
 
 
 class Values(BaseModel):
@@ -37,9 +60,9 @@ class Values(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    browse: float | Literal["price"] = 0.05
-    click: float | Literal["price"] = 0.2
-    purchase: float | Literal["price"] = 1.0
+    browse: Worth = 0.05
+    click: Worth = 0.2
+    purchase: Worth = 1.0
 
 
 class ShelfRules(BaseModel):
@@ -97,6 +120,7 @@ class Shop(BaseModel):
     timezone: str = "Europe/Berlin"
     """IANA zone in which a day begins and ends."""
     currency: str = "EUR"
+    """ISO 4217 code of the catalogue's prices."""
     first_day: date = date(2026, 1, 5)
     """First day with logs: the first daily partition."""
     first_night: date | None = None
@@ -125,6 +149,13 @@ class Shop(BaseModel):
         if zone not in available_timezones():
             raise ValueError(f"{zone!r} is no IANA time zone; write one like Europe/Berlin")
         return zone
+
+    @field_validator("currency")
+    @classmethod
+    def _iso_code(cls, code: str) -> str:
+        if not re.fullmatch("[A-Z]{3}", code):
+            raise ValueError(f"{code!r} is no ISO 4217 code; write one like EUR")
+        return code
 
     @model_validator(mode="after")
     def _first_night_follows(self) -> Shop:
@@ -164,15 +195,15 @@ class Home:
         if not self.shop_file.exists():
             return Shop()
         try:
-            values, _ = parsed(self.shop_file, self.shop_file.read_bytes())
+            values, tree = parsed(self.shop_file, self.shop_file.read_bytes())
             return Shop.model_validate(values or {})
         except YamlError as error:
             raise ShopError(str(error)) from error
         except ValidationError as error:
-            wrong = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'shop'}: {e['msg']}" for e in error.errors())
-            raise ShopError(
-                f"{self.shop_file}: {wrong}. Correct the field and run the command again."
-            ) from error
+            faults = "\n".join(
+                f"{self.shop_file}:{line_of(tree, fault['loc'])}: {_told(fault)}" for fault in error.errors()
+            )
+            raise ShopError(f"{faults}. Correct the file and run the command again.") from error
 
     def write_shop(self, shop: Shop) -> None:
         """Put `shop.yaml` in place by one rename."""
@@ -259,3 +290,11 @@ class Home:
     @property
     def dagster(self) -> Path:
         return self.root / "dagster"
+
+
+def _told(fault: ErrorDetails) -> str:
+    """A fault of a field in words."""
+    field = ".".join(map(str, fault["loc"])) or "shop"
+    if fault["type"] == "extra_forbidden":
+        return f"{field}: no such field"
+    return f"{field}: {fault['msg'].removeprefix('Value error, ')}"

@@ -7,6 +7,8 @@ from typing import Any
 
 import yaml
 
+_MERGE = "tag:yaml.org,2002:merge"
+
 
 class YamlError(ValueError):
     """A file cannot be read as YAML; the message names file, line and the next step."""
@@ -35,7 +37,37 @@ def parsed(file: Path, content: bytes) -> tuple[Any, yaml.Node | None]:
         raise YamlError(f"{file}: not valid YAML: nested too deeply. Correct it.") from error
 
 
+def line_of(tree: yaml.Node | None, where: tuple[int | str, ...]) -> int:
+    """Line of the deepest node on the way to a field, the first being 1."""
+    line = 1
+    node = tree
+    for part in where:
+        if isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+            node = node.value[part]
+            line = node.start_mark.line + 1
+            continue
+        if isinstance(node, yaml.MappingNode):
+            found = [(key, value) for key, value in node.value if key.value == str(part)]
+            if found:
+                line = found[0][0].start_mark.line + 1
+                node = found[0][1]
+                continue
+        break
+    return line
+
+
 class _Loader(yaml.SafeLoader):
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """As ever, but the same field twice is an error; PyYAML takes the last and says nothing."""
+        known: set[tuple[str, str]] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != _MERGE:
+                if (key.tag, key.value) in known:
+                    problem = f"{key.value!s:.40} is there twice"
+                    raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+                known.add((key.tag, key.value))
+        return super().construct_mapping(node, deep)
+
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         """As ever, but a value that cannot be is an error of YAML, with its line. Of a wrong date, PyYAML
         tells by a bare ValueError; of others by a KeyError, an AttributeError and more.

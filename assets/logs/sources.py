@@ -31,7 +31,7 @@ from pydantic import (
 
 from assets.logs.canonical import ESSENTIAL, literal
 from resources.home import BEHAVIORS, Home
-from resources.yaml_file import YamlError, parsed
+from resources.yaml_file import YamlError, line_of, parsed
 
 SHIPPED = Path(__file__).parent / "sources"
 
@@ -278,7 +278,7 @@ def load_source(file: Path) -> Source:
         raise SourceError("\n".join(_complaints(file, tree, error))) from error
     if source.name != file.stem:
         raise SourceError(
-            f"{file}:{_line(tree, ('name',))}: name: {source.name!r} is not the file's own name. "
+            f"{file}:{line_of(tree, ('name',))}: name: {source.name!r} is not the file's own name. "
             f"Write `name: {file.stem}`, or rename the file to {source.name}.yaml."
         )
     source._contract = hashlib.sha256(content).hexdigest()
@@ -337,7 +337,7 @@ def _complaints(file: Path, tree: yaml.Node | None, error: ValidationError) -> I
         elif fault["type"] == "model_type":
             message = "has to be a mapping of fields"
         yield (
-            f"{file}:{_line(tree, where)}: {field}: {message}. Correct it, then run: "
+            f"{file}:{line_of(tree, where)}: {field}: {message}. Correct it, then run: "
             f"nightshelf sources check {file} SAMPLE"
         )
 
@@ -356,22 +356,3 @@ def _siblings(where: tuple[int | str, ...]) -> str:
     names = [part for part in where[:-1] if isinstance(part, str)]
     known = list((_MODELS.get(names[-1], Source) if names else Source).model_fields)
     return _unknown(str(where[-1]), known).removeprefix(f"{str(where[-1])!r} is not known; ")
-
-
-def _line(tree: yaml.Node | None, where: tuple[int | str, ...]) -> int:
-    """Line of the deepest node on the way to a field, the first being 1."""
-    line = 1
-    node = tree
-    for part in where:
-        if isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
-            node = node.value[part]
-            line = node.start_mark.line + 1
-            continue
-        if isinstance(node, yaml.MappingNode):
-            found = [(key, value) for key, value in node.value if key.value == str(part)]
-            if found:
-                line = found[0][0].start_mark.line + 1
-                node = found[0][1]
-                continue
-        break
-    return line

@@ -15,7 +15,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from assets.model.rules import NEW_DAYS, Rules
+from assets.model.rules import EVERY_CATEGORY, NEW_DAYS, Rules
 from assets.model.snapshot import Snapshot, snapshot_of
 from resources.aside import work_folder
 from resources.crash import crash_point
@@ -78,6 +78,9 @@ def score(home: Home, day: date, log: Callable[[str], None] = lambda message: No
         )
     snapshot = snapshot_of(home, day)
     recommender = open_recommender(store.path(champion.version), snapshot, home, log)
+    named = {*home.shop.rules.bought_again} - {EVERY_CATEGORY}
+    for category in sorted(named.difference(recommender.data.categories)):
+        log(f"{home.shop_file}: rules.bought_again: no item is of the category {category!r}")
     log(f"scoring {len(recommender.data.known_users):,} shoppers with {champion.version}")
     values = home.shop.values.model_dump()
     return write_scores(

@@ -123,6 +123,22 @@ def test_the_metadata_tells_the_story(night: dg.ExecuteInProcessResult) -> None:
     assert str(found["peak of the device"]).endswith("TFLOPS, measured by a matrix product")
 
 
+def test_a_rule_for_a_category_that_no_item_has_is_told(
+    shop: Home, night: dg.ExecuteInProcessResult, tmp_path: Path
+) -> None:
+    home, told = Home(tmp_path / "home"), []
+    shutil.copytree(shop.root, home.root)
+    known = snapshot_of(home, D).table("items")["category"][0].as_py()
+    rules = home.shop.rules.model_copy(update={"bought_again": {known: 1, "Sofaz": 365, "*": 7}})
+    home.write_shop(home.shop.model_copy(update={"rules": rules}))
+    evaluate_night(home, D)
+    promote_night(home, D)
+    score(home, D, told.append)
+    assert [line for line in told if "rules" in line] == [
+        f"{home.shop_file}: rules.bought_again: no item is of the category 'Sofaz'"
+    ]
+
+
 def test_another_home_that_knows_the_future_makes_the_same_model_figures_and_shelf(
     shop: Home, night: dg.ExecuteInProcessResult, tmp_path: Path
 ) -> None:

@@ -29,8 +29,12 @@ def test_without_a_file_the_defaults_hold(tmp_path: Path) -> None:
     [
         ("timezone: Mars/Olympus\n", "timezone"),
         ("shelf_size: 0\n", "shelf_size"),
-        ("colour: red\n", "colour"),
+        ("colour: red\n", "colour: no such field"),
         ("values: {purchase: margin}\n", "values.purchase"),
+        ("name: x\nvalues:\n  click: -1\n", "shop.yaml:3: values.click: must be"),
+        ("values: {browse: .nan}\n", "values.browse"),
+        ("currency: euro\n", "currency"),
+        ("name: x\nshelf_size: 5\nname: y\n", ":3: not valid YAML: name is there twice"),
         ("executor: slurm\n", "executor"),
         ("training: {devices: -1}\n", "training.devices"),
         ("training: {tolerations: [{effect: Never}]}\n", "training.tolerations.0.effect"),

@@ -24,6 +24,7 @@ FILE = Path("some.yaml")
         (b"!!int ''", "cannot be read as int"),
         (b"1" * 5000, "cannot be read as int"),
         (b"!!python/object:os.system x", "could not determine a constructor"),
+        (b"{d: 1, d: 2}", "d is there twice"),
         (b"T\xfcr", "not UTF-8 text"),
         (b"}", "expected the node content"),
     ],
