@@ -1,7 +1,8 @@
 """Files and folders in the making: hidden until one rename puts them in place.
 
-Whoever makes one holds an `flock` on it for as long as they live. So what a killed process has left is told
-from what another one is making right now, and whoever next makes something in the same folder removes it.
+Whoever makes one holds an `flock` on it (of a folder, on a file beside it) for as long as they live. So what
+a killed process has left is told from what another one is making right now, and whoever next makes something
+in the same folder removes it.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ import fcntl
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 SUFFIX = ".making"
@@ -24,7 +25,7 @@ def replacing(file: Path) -> Iterator[Path]:
     Its folder is made where there is none. Write to the path that is given: a file of another inode would not
     be the one that is locked.
     """
-    with _claimed(file.parent, file.name, Path.touch) as (aside, lock):
+    with _claimed(file.parent, file.name) as (aside, lock):
         yield aside
         os.fsync(lock)  # or a power cut could leave the new name with nothing behind it
         aside.replace(file)
@@ -36,23 +37,22 @@ def work_folder(parent: Path) -> Iterator[Path]:
 
     When the block ends, what is left in it or was moved beside it is removed.
     """
-    with _claimed(parent, "work", Path.mkdir) as (aside, _):
-        folder = aside / "new"
-        folder.mkdir()
+    with _claimed(parent, "work") as (aside, _):
+        folder = _folder_of(aside) / "new"
+        folder.mkdir(parents=True)
         yield folder
 
 
+def _folder_of(aside: Path) -> Path:
+    """The folder that is held by this file: NFS locks no folders."""
+    return aside.with_suffix(".work")
+
+
 @contextmanager
-def _claimed(parent: Path, name: str, make: Callable[[Path], None]) -> Iterator[tuple[Path, int]]:
+def _claimed(parent: Path, name: str) -> Iterator[tuple[Path, int]]:
     parent.mkdir(parents=True, exist_ok=True)
-    aside = parent / f".{name}.{uuid.uuid4().hex[:8]}{SUFFIX}"
-    guard = _locked(parent)  # nobody sweeps between the making and the locking
-    try:
-        _sweep(parent)
-        make(aside)
-        lock = _locked(aside)
-    finally:
-        os.close(guard)
+    _sweep(parent)
+    aside, lock = _locked_file(parent, name)
     try:
         yield aside, lock
     finally:
@@ -60,28 +60,29 @@ def _claimed(parent: Path, name: str, make: Callable[[Path], None]) -> Iterator[
         os.close(lock)
 
 
+def _locked_file(parent: Path, name: str) -> tuple[Path, int]:
+    while True:
+        aside = parent / f".{name}.{uuid.uuid4().hex[:8]}{SUFFIX}"
+        lock = os.open(aside, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if aside.exists():
+            return aside, lock
+        os.close(lock)  # swept between the making and the locking
+
+
 def _sweep(parent: Path) -> None:
     """Remove what nobody holds any more."""
     for left in parent.glob(f".*{SUFFIX}"):
         try:
-            os.close(_locked(left, fcntl.LOCK_NB))
-        except OSError:  # somebody is at it, or has just put it in place
+            lock = os.open(left, os.O_RDWR)  # on NFS an exclusive lock wants a file open for writing
+        except OSError:  # put in place, or swept, a moment ago
             continue
-        _remove(left)
+        with suppress(BlockingIOError):  # somebody is at it
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _remove(left)
+        os.close(lock)
 
 
-def _locked(path: Path, how: int = 0) -> int:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | how)
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
+def _remove(aside: Path) -> None:
+    shutil.rmtree(_folder_of(aside), ignore_errors=True)
+    aside.unlink(missing_ok=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import smtplib
+import ssl
 import time
 import urllib.error
 import urllib.parse
@@ -107,14 +108,20 @@ class Notifier(dg.ConfigurableResource):
         message["Subject"], message["From"], message["To"] = title, self.mail_from, self.mail_to
         # Quoted-printable: not every mail server takes eight bits.
         message.set_content(f"{text}\n\n{link}\n" if link else f"{text}\n", cte="quoted-printable")
-        connect = smtplib.SMTP_SSL if server.scheme == "smtps" else smtplib.SMTP
-        with connect(server.hostname, server.port or 0, timeout=TIMEOUT) as smtp:
+        with _connected(server.scheme, server.hostname, server.port or 0) as smtp:
+            smtp.ehlo()
             if server.scheme == "smtp" and smtp.has_extn("starttls"):
-                smtp.starttls()
-                smtp.ehlo()
+                # Where there is no password, a stranger's encryption is better than none (RFC 7435).
+                smtp.starttls(context=ssl.create_default_context() if server.username else None)
             if server.username:
                 smtp.login(urllib.parse.unquote(server.username), urllib.parse.unquote(server.password or ""))
             smtp.send_message(message)
+
+
+def _connected(scheme: str, host: str, port: int) -> smtplib.SMTP:
+    if scheme == "smtps":
+        return smtplib.SMTP_SSL(host, port, timeout=TIMEOUT, context=ssl.create_default_context())
+    return smtplib.SMTP(host, port, timeout=TIMEOUT)
 
 
 def _patiently(send: Callable[[str, str, str], None], title: str, text: str, link: str) -> None:

@@ -15,9 +15,9 @@ from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling
 
 from resources.home import Home, Shop
-from tests.servers import mail, web
+from tests.servers import mail, safe_mail, web
 
-__all__ = ["mail", "web"]
+__all__ = ["mail", "safe_mail", "web"]
 
 # Set before anything is imported, since the partitions take their first day from the home's shop.yaml.
 _ROOT = tempfile.TemporaryDirectory(prefix="nightshelf-tests-")

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from email import message_from_string
 from email.policy import default
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 
 
 @dataclass
@@ -24,6 +28,8 @@ class Inbox:
     failures: int = 0
     """So many requests are answered with 503 first."""
     got: list[Any] = field(default_factory=list)
+    said: list[str] = field(default_factory=list)
+    """What a mail server was told in clear text."""
 
 
 @pytest.fixture
@@ -53,7 +59,25 @@ def web() -> Iterator[Inbox]:
 
 @pytest.fixture
 def mail() -> Iterator[Inbox]:
-    """A mail server as small as the protocol allows (RFC 5321: EHLO, MAIL, RCPT, DATA, QUIT)."""
+    """A mail server."""
+    with _mail_server() as inbox:
+        yield inbox
+
+
+@pytest.fixture
+def safe_mail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Inbox]:
+    """One that offers STARTTLS, with a certificate that this machine trusts."""
+    authority, tls = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(tls)
+    authority.cert_pem.write_to_path(str(tmp_path / "authority.pem"))
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "authority.pem"))
+    with _mail_server(tls) as inbox:
+        yield inbox
+
+
+@contextmanager
+def _mail_server(tls: ssl.SSLContext | None = None) -> Iterator[Inbox]:
+    """As small as the protocol allows (RFC 5321: EHLO, MAIL, RCPT, DATA, QUIT; RFC 3207, RFC 4954)."""
     inbox, loop, ready = Inbox(), asyncio.new_event_loop(), threading.Event()
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -61,9 +85,20 @@ def mail() -> Iterator[Inbox]:
             writer.write(f"{line}\r\n".encode())
 
         say("220 local")
+        safe = False
         while line := (await reader.readline()).decode().rstrip("\r\n"):
             verb = line.split(maxsplit=1)[0].upper()
-            if verb == "DATA":
+            if not safe:
+                inbox.said.append(line)
+            if verb == "EHLO":
+                say("250-local\r\n250-AUTH PLAIN\r\n250 " + ("STARTTLS" if tls and not safe else "HELP"))
+            elif verb == "STARTTLS":
+                say("220 go on")
+                await writer.start_tls(tls)
+                safe = True
+            elif verb == "AUTH":
+                say("235 known")
+            elif verb == "DATA":
                 say("354 go on")
                 lines = []
                 while (text := (await reader.readline()).decode().rstrip("\r\n")) != ".":

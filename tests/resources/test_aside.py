@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -51,11 +52,11 @@ def test_what_a_killed_process_left_is_swept_and_what_a_living_one_makes_is_not(
     with subprocess.Popen(command, **pipes) as killed, subprocess.Popen(command, **pipes) as living:
         assert killed.stdout.readline() == living.stdout.readline() == b"at it\n"
         with work_folder(tmp_path):
-            assert len(names(tmp_path)) == 5
+            assert len(names(tmp_path)) == 3 * 2 + 2
         os.kill(killed.pid, signal.SIGKILL)
         killed.wait()
         with work_folder(tmp_path):
-            assert len(names(tmp_path)) == 3
+            assert len(names(tmp_path)) == 3 + 2
         living.communicate(b"")
         assert living.returncode == 0
     assert names(tmp_path) == ["a"]
@@ -75,3 +76,15 @@ def test_many_at_once_put_whole_files_in_place_and_leave_nothing_else(tmp_path: 
             text = (tmp_path / "a").read_text()
             assert len(text) == 5000 and len(set(text)) == 1
     assert names(tmp_path) == ["a"]
+
+
+def test_nobody_sweeps_what_another_makes(tmp_path: Path) -> None:
+    def make(number: int) -> None:
+        for turn in range(50):
+            with work_folder(tmp_path) as work:
+                (work / "a").touch()
+                work.rename(tmp_path / f"{number}-{turn}")
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(make, range(4)))
+    assert len(names(tmp_path)) == len(list(tmp_path.glob("*/a"))) == 200

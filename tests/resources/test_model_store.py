@@ -118,8 +118,8 @@ def test_links_and_nothing_are_refused(store: ModelStore, tmp_path: Path) -> Non
 
 def test_a_training_sweeps_what_a_killed_one_left_and_nothing_of_one_at_work(store: ModelStore) -> None:
     staging = store.folder / ".staging"
-    left = staging / ".work.0123abcd.making"
-    (left / "bundle").mkdir(parents=True)
+    (left := staging / ".work.0123abcd.work" / "bundle").mkdir(parents=True)
+    (staging / ".work.0123abcd.making").touch()
     with store.stage() as one, store.stage() as other:
         assert one.exists() and other.exists() and not left.exists()
     assert not any(staging.iterdir())

@@ -37,6 +37,19 @@ def test_the_mail_arrives_with_everything_in_it(mail: Inbox) -> None:
     assert message.get_content() == "Ursache: größer\n.punkt\n\nhttp://127.0.0.1:3000/runs/1\n"
 
 
+def test_a_password_goes_to_nobody_else(safe_mail: Inbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = safe_mail.url.replace("127.0.0.1", "localhost").replace("//", "//user:secret@")
+    notifier = Notifier(smtp_url=here, mail_to="a@shop.test")
+    notifier.notify("title", "text")
+    assert len(safe_mail.got) == 1
+    assert [line.split()[0] for line in safe_mail.said] == ["ehlo", "STARTTLS"]
+    monkeypatch.delenv("SSL_CERT_FILE")
+    with pytest.raises(NotificationError, match="certificate verify failed"):
+        notifier.notify("title", "text")
+    Notifier(smtp_url=safe_mail.url, mail_to="a@shop.test").notify("title", "text")
+    assert len(safe_mail.got) == 2
+
+
 def test_a_channel_that_fails_is_named_and_the_others_are_told(
     web: Inbox, mail: Inbox, caplog: pytest.LogCaptureFixture
 ) -> None:
