@@ -195,7 +195,7 @@ def night(
 ) -> None:
     """Run one night now: one day from raw logs to the published shelf."""
     from orchestration.backfill import make_up_tables
-    from orchestration.nights import attempts_of_night, first_night
+    from orchestration.nights import first_night
     from orchestration.runs import of_day
 
     home = _shop()
@@ -208,8 +208,7 @@ def night(
         )
     _require_recipe(home)
     with _instance(home) as instance:
-        if attempts_of_night(instance, which).active:
-            raise NextStepError(f"The night of {which} is already under way. Watch it in: nightshelf ui")
+        _require_idle(instance, which)
         make_up_tables(partial(_run, instance), instance, home, which)
         _run(instance, "nightly", of_day(which), f"The night of {which}")
     _say(_served_by(home, which))
@@ -240,10 +239,12 @@ def backfill(
         _require_recipe(home)
     tag = tag_of(begin, end)
     with _instance(home) as instance:
+        _require_idle(instance, *nights)
         run = partial(_run, instance)
         take_in(run, home, tag)
         make_tables(run, begin, end, tag)
         for day in nights:
+            _require_idle(instance, day)
             make_model(run, day, tag)
             make_shelf(run, day, tag)
 
@@ -471,6 +472,14 @@ def _instance(home: Home, *, runs: bool = True) -> Iterator[DagsterInstance]:
         for run in fail_lost_runs(instance, home):
             _console().print(f"Run {run[:8]} was cut short and is marked as failed.")
         yield instance
+
+
+def _require_idle(instance: DagsterInstance, *nights: date) -> None:
+    from orchestration.nights import attempts_of_night
+
+    for night in nights:
+        if attempts_of_night(instance, night).active:
+            raise NextStepError(f"The night of {night} is already under way. Watch it in: nightshelf ui")
 
 
 def _start_step_server(home: Home) -> None:

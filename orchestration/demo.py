@@ -53,6 +53,7 @@ def run_demo(home: Home, *, days: int, seed: int, nights: int, console: Console)
         prepare_instance(home)
         # Imported here because the partitions are fixed by shop.yaml, which is now there.
         from orchestration.backfill import make_model, make_shelf
+        from orchestration.launcher import fail_lost_runs
         from orchestration.progress import watched
         from orchestration.stages import stage_of_step
 
@@ -66,6 +67,7 @@ def run_demo(home: Home, *, days: int, seed: int, nights: int, console: Console)
                 meter.stage(stages.get(under_way[0], "other"))
 
         with instance_of(home) as instance:
+            fail_lost_runs(instance, home)  # of a demo that was cut short
             console.print()
 
             def run(job: str, tags: dict[str, str], what: str) -> None:

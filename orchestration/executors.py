@@ -22,22 +22,38 @@ from dagster._core.executor.multiprocess import MultiprocessExecutor
 
 from orchestration.launcher import run_lease
 from orchestration.preload import PRELOAD
-from resources.devices import TAG, VARIABLE
+from resources.devices import TAG, VARIABLE, devices
 from resources.home import Home, Shop
 
 if TYPE_CHECKING:
     from dagster._core.execution.context.system import PlanOrchestrationContext
     from dagster._core.execution.plan.plan import ExecutionPlan
+    from dagster._core.execution.step_dependency_config import StepDependencyConfig
 
 
-class LeasedExecutor(MultiprocessExecutor):
+class LeasedExecutor(dg.Executor):
     """The process that drives the run holds its lease meanwhile, so that a run that lost it can be told."""
+
+    def __init__(self, steps: dg.Executor) -> None:
+        """
+        Args:
+            steps: executes them.
+        """
+        self._steps = steps
+
+    @property
+    def retries(self) -> RetryMode:
+        return self._steps.retries
+
+    @property
+    def step_dependency_config(self) -> StepDependencyConfig:
+        return self._steps.step_dependency_config
 
     def execute(
         self, plan_context: PlanOrchestrationContext, execution_plan: ExecutionPlan
     ) -> Iterator[dg.DagsterEvent]:
         with run_lease(Home.current(), plan_context.run_id):
-            yield from super().execute(plan_context, execution_plan)
+            yield from self._steps.execute(plan_context, execution_plan)
 
 
 def _asked(init: dg.InitExecutorContext) -> int | None:
@@ -57,17 +73,16 @@ def _asked(init: dg.InitExecutorContext) -> int | None:
 )
 def device_executor(init: dg.InitExecutorContext) -> LeasedExecutor:
     """Steps in forked processes; those that need a device wait until one of this run's is free."""
-    # Asked when a run starts, not when the definitions load: it may have to start nvidia-smi.
-    from resources.devices import devices
-
     return LeasedExecutor(
-        retries=RetryMode.ENABLED,
-        max_concurrent=_asked(init) or min(4, max(2, os.cpu_count() or 2)),
-        # Without any device the CPU is the one device there is. A step that asks for several counts once:
-        # it then waits for its lease.
-        tag_concurrency_limits=[{"key": TAG, "limit": max(1, len(devices()))}],
-        start_method="forkserver",
-        explicit_forkserver_preload=list(PRELOAD),
+        MultiprocessExecutor(
+            retries=RetryMode.ENABLED,
+            max_concurrent=_asked(init) or min(4, max(2, os.cpu_count() or 2)),
+            # Without any device the CPU is the one device there is. A step that asks for several counts once:
+            # it then waits for its lease. Asked when a run starts, for it may have to start nvidia-smi.
+            tag_concurrency_limits=[{"key": TAG, "limit": max(1, len(devices()))}],
+            start_method="forkserver",
+            explicit_forkserver_preload=list(PRELOAD),
+        )
     )
 
 
@@ -105,7 +120,12 @@ def _ray_executor() -> dg.ExecutorDefinition:
     # shows them.
     names = ("DAGSTER_HOME", "NIGHTSHELF_MEMORY_LIMIT", VARIABLE)
     passed_on = [f"NIGHTSHELF_HOME={Home.current().root}", *(name for name in names if name in os.environ)]
-    return ray_executor.configured({"ray": {"env_vars": passed_on}})
+
+    @dg.executor(name="ray", config_schema=ray_executor.config_schema, requirements=ray_executor.requirements)
+    def leased(init: dg.InitExecutorContext) -> LeasedExecutor:
+        return LeasedExecutor(ray_executor.executor_creation_fn(init))
+
+    return leased.configured({"ray": {"env_vars": passed_on}})
 
 
 def _missing(name: str, package: str) -> ImportError:

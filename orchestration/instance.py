@@ -47,15 +47,15 @@ def prepare_instance(home: Home) -> Path:
     return home.dagster
 
 
-def wake_sensors(instance: DagsterInstance) -> list[str]:
+def wake_sensors(instance: DagsterInstance) -> None:
     """Let sensors tick again whose last tick lies in the future, by a clock that has been put right since.
 
-    Dagster would wait until their interval after that tick is over. Returns their names.
+    Dagster would wait until their interval after that tick is over.
     """
     from dagster._core.scheduler.instigation import SensorInstigatorData
     from dagster._time import get_current_timestamp
 
-    now, woken = get_current_timestamp(), []
+    now = get_current_timestamp()
     for state in instance.all_instigator_state():
         data = state.instigator_data
         if not isinstance(data, SensorInstigatorData):
@@ -63,8 +63,6 @@ def wake_sensors(instance: DagsterInstance) -> list[str]:
         if max(data.last_tick_timestamp or 0, data.last_tick_start_timestamp or 0) > now:
             awake = data._replace(last_tick_timestamp=None, last_tick_start_timestamp=None)
             instance.update_instigator_state(state.with_data(awake))
-            woken.append(state.instigator_name)
-    return woken
 
 
 @contextmanager

@@ -7,6 +7,7 @@ A run that keeps failing is not asked for again and again: see `Attempts` in `or
 
 import hashlib
 import json
+from contextlib import suppress
 from datetime import date, datetime, timedelta
 
 import dagster as dg
@@ -40,7 +41,7 @@ from orchestration.nights import (
 )
 from orchestration.runs import cause_of, of_window
 from resources.home import Home
-from resources.notifier import Notifier
+from resources.notifier import NotificationError, Notifier
 
 ASKED_TAG = "nightshelf/asked"
 """Run tag that says what a sensor wanted, so that it can count its attempts."""
@@ -269,13 +270,14 @@ def outcome_drift(context: dg.SensorEvaluationContext, notifier: Notifier) -> dg
     if context.instance.get_runs_count(dg.RunsFilter(job_name="training", tags={ASKED_TAG: asked})):
         return dg.SkipReason(f"{found.in_words()} It has been trained again for that.")
     day = last_due_night(SHOP, get_current_datetime())
-    notifier.notify(
-        title=f"{SHOP.name}: the shelves do worse than promised",
-        text=f"{found.in_words()} A model is trained again as of {day}. If that does not help, look into "
-        "what has changed in the logs.",
-        link="/assets/recommendation_outcomes",
-        log=context.log,
-    )
+    with suppress(NotificationError):  # who can be told is told, and the rest is in the log
+        notifier.notify(
+            title=f"{SHOP.name}: the shelves do worse than promised",
+            text=f"{found.in_words()} A model is trained again as of {day}. If that does not help, look into "
+            "what has changed in the logs.",
+            link="/assets/recommendation_outcomes",
+            log=context.log,
+        )
     return dg.RunRequest(partition_key=day.isoformat(), tags={ASKED_TAG: asked})
 
 

@@ -61,7 +61,7 @@ def keep_freed_memory() -> None:
 
     Else the system takes it back and hands it out again page by page, zeroed: malloc's own threshold for that
     grows to 32 MiB at most. For processes that compute and then end: fine-tuning takes a twentieth less so,
-    scoring a large shop a quarter, with 0.1 GiB more at the highest. What is set: mallopt(3).
+    measuring and scoring a large shop a tenth, with 0.2 GiB more at the highest. What is set: mallopt(3).
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -169,6 +169,8 @@ def _lock_files(home: Home, names: list[str]) -> list[Path]:
     folder, known = _machine_folder(), _nvidia_smi()
     # An index, a UUID and its beginning are the same GPU.
     full = [known.get(n) or next((u for u in known.values() if u.startswith(n)), n) for n in names]
+    if twice := [name for n, name in enumerate(names) if full[n] in full[:n]]:
+        raise DeviceError(f"{VARIABLE}: {twice[0]!r} is a device that is named already. Name each once")
     return [folder / f"device-{uuid.replace('/', '-')}.lock" for uuid in full]
 
 

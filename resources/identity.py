@@ -10,7 +10,6 @@ from __future__ import annotations
 import hmac
 import os
 import secrets
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -84,12 +83,8 @@ class IdentityKey:
 
     def pseudonym(self, raw_id: str, namespace: str = "shop") -> str:
         """`k1:` and the first 32 hexadecimal digits of HMAC-SHA256(key, namespace + NUL + raw id)."""
-        return self.pseudonyms([raw_id], namespace)[0]
-
-    def pseudonyms(self, ids: Sequence[str], namespace: str = "shop") -> list[str]:
-        """One pseudonym for each of `ids`, in their order: about a million a second."""
-        prefix = namespace.encode() + b"\0"
-        return [f"{NAME}:{hmac.digest(self._key, prefix + raw.encode(), 'sha256').hex()[:32]}" for raw in ids]
+        message = namespace.encode() + b"\0" + raw_id.encode()
+        return f"{NAME}:{hmac.digest(self._key, message, 'sha256').hex()[:32]}"
 
     def give_to(self, db: duckdb.DuckDBPyConnection) -> None:
         """Let `pseudonym_sql` work in this connection. The key goes into two of its variables, and so appears

@@ -231,6 +231,11 @@ class ModelStore:
         entries = json.loads(file.read_text(encoding="utf-8"))
         return [Rollback(**{**entry, "day": date.fromisoformat(entry["day"])}) for entry in entries]
 
+    def all_rollbacks(self) -> list[Rollback]:
+        """What was ever put back by hand, in the order of nights."""
+        days = sorted(date.fromisoformat(file.stem) for file in (self.folder / "rollbacks").glob("*.json"))
+        return [done for day in days for done in self.rollbacks(day)]
+
     def roll_back(self, version: str | None = None, reason: str = "") -> Rollback:
         """Have another model serve from the newest night on. Earlier nights keep theirs.
 

@@ -106,7 +106,7 @@ class Warehouse:
             try:
                 return duckdb.connect(str(self.home.warehouse), read_only=read_only, config=duckdb_config())
             except duckdb.IOException as error:
-                if "lock" not in str(error):
+                if "Could not set lock" not in str(error):
                     raise
                 if self._timeout is not None and time.monotonic() - began > self._timeout:
                     raise LeaseTimeoutError(

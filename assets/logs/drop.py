@@ -107,11 +107,13 @@ def mark_of(file: Path) -> tuple[int, int] | None:
 
 
 def fingerprint(files: list[Path]) -> str:
-    """Changes whenever one of `files`, or the checksum beside it, appears, disappears or is written."""
+    """Changes whenever one of `files`, or the checksum beside it, appears, disappears or is written, and
+    when it can be read at last.
+    """
     seen = hashlib.sha256()
     for file in files:
         # Names are bytes: not each of them is text.
-        marks = mark_of(file), mark_of(file.with_name(file.name + CHECKSUM))
+        marks = mark_of(file), os.access(file, os.R_OK), mark_of(file.with_name(file.name + CHECKSUM))
         seen.update(os.fsencode(file) + f"\0{marks}\n".encode())
     return seen.hexdigest()
 

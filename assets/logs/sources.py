@@ -286,18 +286,6 @@ def load_source(file: Path) -> Source:
     return source
 
 
-def load_sources(home: Home) -> dict[str, Source]:
-    """All sources by name: shipped ones, and the shop's own in `home/sources/`.
-
-    Raises:
-        SourceError: one of them cannot be used; the message tells of every fault in all of them.
-    """
-    sources, faults = read_sources(home)
-    if faults:
-        raise SourceError("\n".join(faults.values()))
-    return sources
-
-
 def read_sources(home: Home) -> tuple[dict[str, Source], dict[str, str]]:
     """The sources that can be used, and what is wrong with the others; both by name."""
     sources: dict[str, Source] = {}

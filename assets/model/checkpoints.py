@@ -22,7 +22,7 @@ from resources.aside import replacing
 FORMAT = 1
 """To be raised with every change to the loop that makes another training of the same recipe."""
 SHARE = 0.02
-"""Of the time, at most, that goes into writing: a state of 270 MB is written about once a minute."""
+"""Of the time, at most, that goes into writing: a state of 270 MB is written about twice a minute."""
 FIRST = 2.0
 """Seconds until the first one; what is over before can be done again."""
 
@@ -37,7 +37,6 @@ class Checkpoints:
     of: dict[str, Any]
     """What it is the state of: a file of anything else is no start for this training."""
     log: Callable[[str], None] = lambda message: None
-    share: float = SHARE
     _next: float = field(default_factory=lambda: time.monotonic() + FIRST)
 
     @property
@@ -46,7 +45,7 @@ class Checkpoints:
 
     def due(self) -> bool:
         """Whether enough has been done since the last one to be worth the writing."""
-        return time.monotonic() >= self._next or self.share >= 1
+        return time.monotonic() >= self._next
 
     def write(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         """Put a state in place of the last one. What cannot be written (a full disk) is told, and no more."""
@@ -60,7 +59,7 @@ class Checkpoints:
         except OSError as error:
             self.log(f"no checkpoint could be written ({error}): the training goes on without")
         ended = time.monotonic()
-        self._next = ended + max(FIRST, (ended - began) / self.share)
+        self._next = ended + max(FIRST, (ended - began) / SHARE)
 
     def read(self) -> State | None:
         """The last state; None where there is none, or none that this training can go on from."""

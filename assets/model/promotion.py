@@ -30,8 +30,7 @@ def evaluate_night(home: Home, day: date, log: Log = lambda message: None) -> Ev
     """Measure the candidate of `day` beside the incumbent and the baselines, and write the figures down.
 
     Raises:
-        FileNotFoundError: the day has no snapshot.
-        BundleError: the day has no candidate.
+        FileNotFoundError: the day has no snapshot, or no candidate.
         TamperedBundleError: a bundle's files are not those that were sealed.
     """
     from assets.model.recommender import OutdatedModelError

@@ -29,7 +29,7 @@ def _one_of(*names: str) -> Any:
 class Recipe:
     """The defaults are the brief's recipe; recipe files say what differs, and why."""
 
-    task: str = "behavior"  # what is learnt; the tasks are in assets/model/tasks.py
+    task: str = _one_of("behavior")  # what is learnt: one of TASKS in assets/model/tasks.py
     encoder: str = "default"  # all-MiniLM-L6-v2: six layers train on a CPU in a night, BERT-base does not
     max_length: int = _number(128, 8, 8192)  # tokens; longer texts are cut. Few products have more words
     batch_size: int = _number(16, 1, 65536)  # texts a step; the smaller of the two of BERT's own recipe
@@ -92,6 +92,8 @@ def _checked(content: dict[Any, Any], file: Path) -> Recipe:
         raise RecipeError(f"{file}: {unknown[0]}: no such field. The fields are {', '.join(fields)}")
     kinds = get_type_hints(Recipe)
     values = {key: _value(content[key], kinds[key], fields[key], file) for key in content}
+    if values.get("encoder", "").startswith("."):
+        values["encoder"] = str((file.parent / values["encoder"]).resolve())
     return Recipe(**values)
 
 

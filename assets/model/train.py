@@ -204,15 +204,12 @@ def work(  # noqa: PLR0917
 
     from assets.model.checkpoints import Checkpoints
     from assets.model.peers import joined
-    from assets.model.recipe import RecipeError
     from assets.model.tasks import TASKS
     from assets.model.training import pick_device, train
     from resources.devices import CPU, LEASED
     from resources.text_encoder import load_encoder
 
     hub_logging.disable_progress_bar()
-    if recipe.task not in TASKS:
-        raise RecipeError(f"task: {recipe.task!r} is no task; there is {', '.join(TASKS)}")
     task = TASKS[recipe.task]()
     device = pick_device()
     leased = os.environ.get(LEASED, CPU)

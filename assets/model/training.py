@@ -234,7 +234,7 @@ class _Loop:
                     self._tell(step, self._seconds_since(began))
                     told = time.perf_counter()
                 if self.checkpoints and not self.peers.rank and self.checkpoints.due():
-                    self._keep(self.checkpoints, step, self._seconds_since(began))
+                    self._keep(self.checkpoints, self._seconds_since(began))
             self.seconds = self._seconds_since(began)
         self.report = self._measure("dev", "test")
         if self.steps and len(self.splits["dev"]):
@@ -262,13 +262,13 @@ class _Loop:
         self.progress({"event": "resumed", "step": len(losses), "steps": self.steps})
         return len(losses)
 
-    def _keep(self, checkpoints: Checkpoints, step: int, seconds: float) -> None:
+    def _keep(self, checkpoints: Checkpoints, seconds: float) -> None:
         losses = [point["loss"] for point in self.curve["train"]]
         tensors = state_of(self.network, self.optimizer) | {
             "losses": torch.tensor(losses, dtype=torch.float64)
         }
         figures = {"seen": self.seen, "real": self.real, "padded": self.padded, "flops": self.flops}
-        state = {"step": step, "dev": self.curve["dev"], "seconds": seconds, **figures}
+        state = {"dev": self.curve["dev"], "seconds": seconds, **figures}
         checkpoints.write(tensors, state)
 
     def _step(self, step: int, examples: Examples) -> None:

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from assets.model.snapshot import Snapshot
 from assets.recommendations.shelf import NoShelfError, published, shelf_of, user_key_of
 from resources.home import Home
-from resources.model_store import MANIFEST
+from resources.model_store import MANIFEST, ModelStore
 
 PUBLISHED = (
     *("day", "user_key", "item_id", "title", "rank", "score", "p_browse", "p_click", "p_purchase"),
@@ -70,12 +70,11 @@ class Explanation:
     p_purchase: float
     reason: str
     reason_item_id: str | None
-    reason_title: str | None
     model_version: str
     promoted_on: date | None
-    """Night on which the model was first made champion; None where the record is gone."""
+    """Night on which the model first served; None where the record is gone."""
     gate: list[str]
-    """What the gate said then."""
+    """What the gate said then, and that people put it back where they did."""
     snapshot_id: str
     snapshot_first_day: date | None
     snapshot_cut_off: date | None
@@ -149,7 +148,6 @@ def explain(home: Home, user: str, item: str) -> Explanation:
         )
         return Explanation(
             **told,
-            reason_title=None,
             snapshot_first_day=None,
             snapshot_cut_off=None,
             shoppers_this_week=0,
@@ -162,7 +160,6 @@ def explain(home: Home, user: str, item: str) -> Explanation:
     own = _of(events, row["user_key"], because) if because else events.slice(0, 0)
     return Explanation(
         **told,
-        reason_title=titles.get(because),
         snapshot_first_day=date.fromisoformat(str(first_day)) if first_day else None,
         snapshot_cut_off=snapshot.cut_off,
         shoppers_this_week=_visits(snapshot.table("popularity"), item, snapshot.cut_off),
@@ -186,12 +183,20 @@ def _published_row(home: Home, key: str, item: str) -> dict[str, Any]:
 
 
 def _promotion(home: Home, version: str) -> tuple[date | None, list[str]]:
-    """The first night on which `version` became champion, and the gate's reasons."""
+    """The first night on which `version` served, and why: the gate's reasons, and what was done by hand."""
+    nights: list[date] = []
+    why: list[str] = []
     for file in sorted((home.models / "champions").glob("*.json")):
         record = json.loads(file.read_text(encoding="utf-8"))
         if record["version"] == version and record.get("candidate") in (version, None):
-            return date.fromisoformat(str(record["day"])), [str(reason) for reason in record["reasons"]]
-    return None, []
+            nights.append(date.fromisoformat(str(record["day"])))
+            why += [str(reason) for reason in record["reasons"]]
+            break
+    for done in ModelStore(home).all_rollbacks():
+        if done.version == version:
+            nights.append(done.day)
+            why.append(done.words)
+    return min(nights, default=None), why
 
 
 def _visits(popularity: pa.Table, item: str, cut_off: date) -> int:

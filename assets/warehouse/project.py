@@ -235,7 +235,3 @@ def write_docs(home: Home, project: Path = DBT) -> Path:
             run_dbt(["docs", "generate", "--static"], home, target=aside, project=project)
         (aside / "static_index.html").replace(docs)
     return docs
-
-
-if __name__ == "__main__":
-    print(write_docs(Home.current()))

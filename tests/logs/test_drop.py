@@ -118,6 +118,14 @@ def test_every_change_changes_the_fingerprint(tmp_path: Path, change: str) -> No
     assert fingerprint(whole_files(tmp_path)) != before
 
 
+def test_a_file_that_can_be_read_at_last_is_a_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(file := tmp_path / "a" / "1.csv")
+    with monkeypatch.context() as patch:  # root may read whatever its mode is
+        patch.setattr(os, "access", lambda path, mode: path != file)
+        before = fingerprint([file])
+    assert fingerprint([file]) != before
+
+
 def test_names_that_are_no_text_and_files_that_go_do_not_stop_the_look(tmp_path: Path) -> None:
     odd = tmp_path / os.fsdecode(b"w\xffeb") / "a.csv"
     put(odd)

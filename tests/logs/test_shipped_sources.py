@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from assets.logs import raw_zone
-from assets.logs.sources import SHIPPED, load_sources
+from assets.logs.sources import SHIPPED, read_sources
 from resources.home import Home
 from resources.identity import IdentityKey
 
@@ -537,12 +537,12 @@ NAMESPACES = {
 
 
 def test_user_1_of_one_publisher_is_nobody_elses(home: Home) -> None:
-    found = {name: source.namespace for name, source in load_sources(home).items()}
+    found = {name: source.namespace for name, source in read_sources(home)[0].items()}
     assert {name: space for name, space in found.items() if space != "shop"} == NAMESPACES
 
 
 def test_every_shipped_source_has_a_sample(home: Home) -> None:
-    assert set(SAMPLES) == set(load_sources(home)) == {file.stem for file in SHIPPED.glob("*.yaml")}
+    assert set(SAMPLES) == set(read_sources(home)[0]) == {file.stem for file in SHIPPED.glob("*.yaml")}
 
 
 def test_samples_become_exactly_these_rows(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -24,7 +24,7 @@ from assets.model.network import HeadConfig, TextClassifier, masked_mean
 from assets.model.recipe import RECIPES, Recipe, RecipeError, load_recipe
 from assets.model.report import classification_report, loss_chart, report_chart, report_table
 from assets.model.snapshot import Snapshot, write_snapshot
-from assets.model.tasks import BehaviorTask, Examples
+from assets.model.tasks import TASKS, BehaviorTask, Examples
 from assets.model.training import (
     Trained,
     TrainingError,
@@ -225,14 +225,21 @@ class EndedError(Exception):
     """The training was ended."""
 
 
-class EndedAt(Checkpoints):
-    """Writes a checkpoint at every step, and ends the training after that of one step."""
+class EveryStep(Checkpoints):
+    """Writes a checkpoint at every step."""
+
+    def due(self) -> bool:
+        return True
+
+
+class EndedAt(EveryStep):
+    """Ends the training after the checkpoint of one step."""
 
     last = 0
 
     def write(self, tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> None:
         super().write(tensors, state)
-        if state["step"] == self.last:
+        if len(tensors["losses"]) == self.last:
             raise EndedError
 
 
@@ -244,13 +251,11 @@ def test_a_training_that_was_ended_goes_on_as_if_it_had_not_been(
     whole, told = fit(encoder, snapshot, recipe), []
     an_epoch = whole.metrics["steps"] // 3
     for last in (5, an_epoch, 2 * an_epoch + 1, 3 * an_epoch):
-        kept = EndedAt(tmp_path / "state.safetensors", {"snapshot": snapshot.id}, share=1.0)
+        kept = EndedAt(tmp_path / "state.safetensors", {"snapshot": snapshot.id})
         kept.last = last
         with pytest.raises(EndedError):
             fit(encoder, snapshot, recipe, told.append, kept)
-    found = fit(
-        encoder, snapshot, recipe, told.append, Checkpoints(kept.file, {"snapshot": snapshot.id}, share=1.0)
-    )
+    found = fit(encoder, snapshot, recipe, told.append, EveryStep(kept.file, {"snapshot": snapshot.id}))
     assert (found.curve, found.metrics) == (whole.curve, whole.metrics)
     weights = whole.network.state_dict()
     assert all(torch.equal(weights[name], w) for name, w in found.network.state_dict().items())
@@ -272,7 +277,7 @@ def test_a_checkpoint_of_anything_else_is_no_start(
     encoder: Path, snapshot: Snapshot, tmp_path: Path, change: str, message: str
 ) -> None:
     recipe, file = replace(QUICK, max_steps=8), tmp_path / "state.safetensors"
-    fit(encoder, snapshot, recipe, checkpoints=Checkpoints(file, {"snapshot": "one"}, share=1.0))
+    fit(encoder, snapshot, recipe, checkpoints=EveryStep(file, {"snapshot": "one"}))
     told: list[str] = []
     of = {"snapshot": "other" if change == "snapshot" else "one"}
     if change == "recipe":
@@ -281,7 +286,7 @@ def test_a_checkpoint_of_anything_else_is_no_start(
         file.write_bytes(b"\x80\x04" * 100)
     if change == "cut":
         file.write_bytes(file.read_bytes()[:-1000])
-    found = fit(encoder, snapshot, recipe, checkpoints=Checkpoints(file, of, told.append, share=1.0))
+    found = fit(encoder, snapshot, recipe, checkpoints=EveryStep(file, of, told.append))
     assert re.search(message, told[0])
     assert found.curve == fit(encoder, snapshot, recipe).curve
 
@@ -291,7 +296,7 @@ def test_a_training_goes_on_where_no_checkpoint_can_be_written(
 ) -> None:
     (tmp_path / "file").touch()
     told: list[str] = []
-    kept = Checkpoints(tmp_path / "file" / "state.safetensors", {}, told.append, share=1.0)
+    kept = EveryStep(tmp_path / "file" / "state.safetensors", {}, told.append)
     assert fit(encoder, snapshot, replace(QUICK, max_steps=3), checkpoints=kept).metrics["steps"] == 3
     assert "no checkpoint could be written" in told[0]
 
@@ -497,6 +502,20 @@ def test_a_wrong_recipe_is_refused_by_file_and_field(tmp_path: Path, text: str, 
     (tmp_path / "r.yaml").write_text(text)
     with pytest.raises(RecipeError, match=message):
         load_recipe("r.yaml", tmp_path)
+
+
+def test_an_encoder_in_a_folder_is_seen_from_the_recipe(tmp_path: Path) -> None:
+    (tmp_path / "recipes").mkdir()
+    file = tmp_path / "recipes" / "own.yaml"
+    file.write_text("encoder: ../encoder\n")
+    assert load_recipe(str(file)).encoder == str((tmp_path / "encoder").resolve())
+    file.write_text("encoder: some/encoder\n")  # a name on the hub
+    assert load_recipe(str(file)).encoder == "some/encoder"
+
+
+def test_the_tasks_of_recipes_are_those_there_are() -> None:
+    (task,) = (field for field in fields(Recipe) if field.name == "task")
+    assert task.metadata["names"] == tuple(TASKS)
 
 
 def test_a_recipe_that_is_no_utf8_is_told(tmp_path: Path) -> None:

@@ -284,10 +284,12 @@ def test_a_failed_worker_is_reported_with_what_it_said(
         lease_devices(Home(tmp_path), count=devices) as lease,
         pytest.raises(WorkerError) as refused,
     ):
-        config = recipe("task: juggling")
+        config = recipe("")
+        config.write_text(config.read_text().replace("encoder: ", "encoder: /nowhere"))
         run_worker(snapshot.path, tmp_path / "out", config, lease=lease, cache=tmp_path / "vectors")
     assert str(refused.value) == (
-        "the training worker ended with status 2: error: task: 'juggling' is no task; there is behavior"
+        f"the training worker ended with status 2: error: /nowhere{config.parent / 'tiny'}: no such folder; "
+        "write the folder of an encoder, or `encoder: default`"
     )
     assert not refused.value.retry
 

@@ -113,7 +113,7 @@ def test_a_broken_shop_file_is_named_with_its_field(place: Home, capsys: pytest.
     place.root.mkdir()
     place.shop_file.write_text("timezone: Mars/Olympus\n")
     error = refused(capsys, "status")
-    assert "shop.yaml" in error and "timezone" in error and "Correct the field" in error
+    assert "shop.yaml" in error and "timezone" in error and "Correct the file" in error
 
 
 @pytest.mark.parametrize(
@@ -176,6 +176,7 @@ def test_a_night_under_way_is_not_started_again(home: Home, capsys: pytest.Captu
             instance, "nightly", status=dg.DagsterRunStatus.STARTED, tags={"dagster/partition": str(DAY)}
         )
     assert "already under way" in refused(capsys, "night", str(DAY))
+    assert "already under way" in refused(capsys, "backfill", str(DAY), str(DAY))
 
 
 def test_a_run_that_cannot_begin_is_not_left_under_way(

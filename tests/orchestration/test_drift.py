@@ -98,6 +98,16 @@ def test_trained_again_when_the_last_days_fall_short(
     assert len(web.got) == 1
 
 
+def test_a_service_that_is_away_does_not_keep_it_from_being_trained(
+    home: Home, instance: dg.DagsterInstance, web: Inbox
+) -> None:
+    outcomes(home, champion(home), 0.01, 0.01, 0.01)
+    web.status = 500
+    with freeze_time(NOON):
+        requests, _ = look_for_drift(instance, web)
+    assert [request.partition_key for request in requests] == ["2026-01-24"]
+
+
 def look_for_drift(instance: dg.DagsterInstance, web: Inbox) -> tuple[list[dg.RunRequest], str]:
     with dg.build_sensor_context(instance=instance, sensor_name="outcome_drift") as context:
         found = sensors.outcome_drift(context, notifier=Notifier(webhook_url=web.url))

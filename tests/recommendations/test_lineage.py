@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from functools import cache
 from pathlib import Path
@@ -25,6 +25,7 @@ from assets.recommendations.shelf import EVERYONE, NoShelfError, publish, publis
 from orchestration.cli import main
 from resources.home import Home
 from resources.identity import IdentityKey
+from resources.model_store import Rollback
 from tests.model.worlds import World
 from tests.recommendations.homes import as_of, make_home, make_night, some_world
 
@@ -319,6 +320,18 @@ def test_what_has_been_removed_since_is_said_and_the_rest_is_told(
         assert same == [replace(e, source=None, file=None, since="") for e in before.evidence]
         untouched = {event.words for event in left.evidence if event.since == ""}
         assert untouched <= {event.words for event in before.evidence}
+
+
+def test_a_model_that_only_people_wanted_is_said_to_have_been_put_back_by_hand(own_shop: Home) -> None:
+    shopper, item, _ = next(row for row in shelf(own_shop) if row[2])
+    before = explain(own_shop, shopper, item)
+    the_verdict(own_shop, before)
+    done = Rollback(before.day, before.model_version, "another", "it sold more", "2026-01-20T08:00:00")
+    (own_shop.models / "rollbacks").mkdir()
+    file = own_shop.models / "rollbacks" / f"{before.day}.json"
+    file.write_text(json.dumps([{**asdict(done), "day": str(done.day)}]))
+    found = explain(own_shop, shopper, item)
+    assert (found.promoted_on, found.gate, found.gone) == (before.day, [done.words], [])
 
 
 def test_an_item_nobody_has_met_is_said_to_be_known_from_the_catalogue(own_shop: Home) -> None:

@@ -273,6 +273,17 @@ def test_two_that_need_both_devices_do_not_wait_for_each_other(
     assert len(most) == 15 and max(most) == 1
 
 
+def test_a_gpu_by_two_names_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Two leases of it would wait for each other for ever."""
+    nvidia_smi(tmp_path, monkeypatch, "echo 0, GPU-aaaa-1111; echo 1, GPU-bbbb-2222")
+    monkeypatch.setenv("NIGHTSHELF_DEVICES", "1,GPU-bbbb")
+    with (
+        pytest.raises(DeviceError, match="'GPU-bbbb' is a device that is named already"),
+        lease_devices(Home(tmp_path), count=2),
+    ):
+        pass
+
+
 def test_an_array_takes_the_memory_of_one_before_it() -> None:
     """A page holds at most 2 MiB, and so each array that is mapped anew takes 64 of them or more."""
     ways = ("give back", "keep")

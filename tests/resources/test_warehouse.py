@@ -119,6 +119,15 @@ def test_who_waits_in_vain_is_told_what_to_do(tmp_path: Path) -> None:
         assert time.monotonic() - began < 5
 
 
+def test_a_damaged_warehouse_is_not_waited_for(tmp_path: Path) -> None:
+    """Wherever it lies: DuckDB's message quotes the path."""
+    home = Home(tmp_path / "clocks")
+    home.root.mkdir()
+    home.warehouse.write_text("no database " * 1000)
+    with pytest.raises(duckdb.IOException, match="not a valid DuckDB"), Warehouse(home, timeout=60).read():
+        pass
+
+
 def test_a_killed_holder_leaves_no_lease_behind(tmp_path: Path) -> None:
     home = Home(tmp_path)
     hold = """

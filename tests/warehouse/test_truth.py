@@ -75,7 +75,7 @@ def test_refused_lines_are_the_unreadable_ones(tables: duckdb.DuckDBPyConnection
 def test_bots_and_only_bots_are_removed_as_bots(home: Home, tables: duckdb.DuckDBPyConnection) -> None:
     bots = rows(tables, "select distinct user_id from memory.truth.bots")
     key = IdentityKey.load(home)
-    wanted = set(key.pseudonyms([user for (user,) in bots], "shop"))
+    wanted = {key.pseudonym(user) for (user,) in bots}
     found = {
         user
         for (user,) in rows(
