@@ -121,7 +121,9 @@ def _ray_executor() -> dg.ExecutorDefinition:
     names = ("DAGSTER_HOME", "NIGHTSHELF_MEMORY_LIMIT", VARIABLE)
     passed_on = [f"NIGHTSHELF_HOME={Home.current().root}", *(name for name in names if name in os.environ)]
 
-    @dg.executor(name="ray", config_schema=ray_executor.config_schema, requirements=ray_executor.get_requirements)
+    @dg.executor(
+        name="ray", config_schema=ray_executor.config_schema, requirements=ray_executor.get_requirements
+    )
     def leased(init: dg.InitExecutorContext) -> LeasedExecutor:
         return LeasedExecutor(ray_executor.executor_creation_fn(init))
 

@@ -18,6 +18,7 @@ def test_the_report_has_every_figure_that_is_promised(tmp_path):
         "training.cpu.speedup_over_padded_loop",
         "training.cpu.speedup_over_trainer",
         "training.cpu.nightshelf.f1",
+        "training.gpu.speedup_over_trainer",
         "training.gpu.mfu",
     }
     assert not names - set(found) - set(report["skipped"])
