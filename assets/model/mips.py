@@ -105,10 +105,13 @@ class InnerProducts:
             raise ValueError(f"k is {k}, users are {users.shape}, items {tuple(self._items.shape)}")
         found = Found(np.full((len(users), k), -1, np.int64), np.full((len(users), k), -np.inf, np.float32))
         at_once = max(1, min(MOST_USERS, CELLS // max(len(self._rounded), 1)))
+        # One for all blocks: to be given as much anew each time takes as long as half of the product.
+        room = torch.empty(min(at_once, len(users)), len(self._rounded), dtype=self._dtype)
         for first in range(0, len(users) if len(self._items) else 0, at_once):
             rows = slice(first, first + at_once)
             block = torch.from_numpy(np.ascontiguousarray(users[rows], np.float32))
-            items, scores = self._first(block, k, self._left_out(masked, rows, len(block)))
+            left_out = self._left_out(masked, rows, len(block))
+            items, scores = self._first(block, k, self._scores(block, left_out, room[: len(block)]))
             found.items[rows, : items.shape[1]] = np.where(items < 0, -1, self._numbers[items])
             found.scores[rows, : items.shape[1]] = scores
         return found
@@ -131,11 +134,10 @@ class InnerProducts:
         scores[known] = self._exact(asked, *pairs).numpy()
         return scores
 
-    def _first(
-        self, users: Tensor, k: int, masked: Tensor | tuple[Tensor, Tensor] | None
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """[users, at most k] places of items, −1 where there is none, and their scores."""
-        scores = self._scores(users, masked)
+    def _first(self, users: Tensor, k: int, scores: Tensor) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """From the first pass's scores to [users, at most k] places of items, −1 where there is none, and their
+        scores.
+        """
         maxima = _grouped(scores, k)
         row, item = _above(scores, maxima, self._lowest(maxima, k, self._off(users)))
         exact = in_rows(row, self._exact(users, row, item), len(users), -torch.inf)
@@ -159,9 +161,9 @@ class InnerProducts:
         row, column = (torch.from_numpy(values[known]) for values in (user, place))
         return row, column
 
-    def _scores(self, users: Tensor, masked: Tensor | tuple[Tensor, Tensor] | None) -> Tensor:
-        """[users, padded items] of the first pass; −inf where masked."""
-        scores = users.to(self._dtype) @ self._rounded.T
+    def _scores(self, users: Tensor, masked: Tensor | tuple[Tensor, Tensor] | None, scores: Tensor) -> Tensor:
+        """[users, padded items] of the first pass, written into `scores`; −inf where masked."""
+        torch.mm(users.to(self._dtype), self._rounded.T, out=scores)
         scores[:, len(self._items) :] = -torch.inf
         if isinstance(masked, Tensor):
             scores[:, : len(self._items)].masked_fill_(masked, -torch.inf)
