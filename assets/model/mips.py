@@ -135,9 +135,7 @@ class InnerProducts:
         return scores
 
     def _first(self, users: Tensor, k: int, scores: Tensor) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """From the first pass's scores to [users, at most k] places of items, −1 where there is none, and their
-        scores.
-        """
+        """From the first pass's scores to places [users, at most k], −1 where there is none, and scores."""
         maxima = _grouped(scores, k)
         row, item = _above(scores, maxima, self._lowest(maxima, k, self._off(users)))
         exact = in_rows(row, self._exact(users, row, item), len(users), -torch.inf)
