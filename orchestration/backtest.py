@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import date, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -22,7 +22,17 @@ from rich.text import Text
 from assets.logs.raw_zone import days_of_loads
 from assets.model.assets import LEARNT_FROM
 from assets.model.evaluation import CANDIDATE, INCUMBENT, K
-from assets.recommendations.history import OUTCOME, History, Lead, Night, history, model_flaw, shelf_flaw
+from assets.model.recipe import load_recipe
+from assets.recommendations.history import (
+    OUTCOME,
+    History,
+    Lead,
+    Night,
+    history,
+    model_flaw,
+    shelf_flaw,
+    trained_with,
+)
 from orchestration.backfill import (
     Run,
     drop_tag,
@@ -279,6 +289,13 @@ class Backtest:
             self.say(
                 f"  Tables that they learnt from were made again since, for {in_words(outdated)}: their "
                 "figures are what was known that night. With hindsight: --again"
+            )
+        recipe = load_recipe(self.home.shop.recipe, self.home.root)
+        otherwise = [day for day in self._skipped if trained_with(self.home, day) != asdict(recipe)]
+        if otherwise:
+            self.say(
+                f"  The recipe was another than {self.home.shop.recipe} is now, for {in_words(otherwise)}. "
+                "By this one: --again"
             )
         self._skipped = []
 

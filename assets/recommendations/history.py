@@ -155,6 +155,17 @@ def model_flaw(home: Home, day: date) -> str:
     return ""
 
 
+def trained_with(home: Home, day: date) -> dict[str, Any]:
+    """The recipe of a night's model, as its bundle has it.
+
+    Raises:
+        FileNotFoundError: the night has none.
+    """
+    config = home.models / ModelStore(home).candidate(day) / "config.json"
+    recipe: dict[str, Any] = json.loads(config.read_text(encoding="utf-8"))["recipe"]
+    return recipe
+
+
 def shelf_flaw(home: Home, day: date) -> str:
     """Why the shelf of a night is not by the model that serves from this night on; empty where it is."""
     try:

@@ -6,7 +6,7 @@ import json
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from typer.testing import CliRunner
 from assets.logs.raw_zone import day_versions, outcomes
 from assets.model.evaluation import CANDIDATE, INCUMBENT, SHELF, Evaluation, paired_bootstrap
 from assets.model.promotion import evaluations
+from assets.model.recipe import load_recipe
 from assets.model.snapshot import snapshot_of, write_snapshot
 from assets.recommendations.history import OUTCOME, History, history, pooled_bootstrap, write_history
 from assets.recommendations.outcomes import OUTCOMES
@@ -105,6 +106,8 @@ class Jobs:
         with store.stage() as folder:
             known = f"{self.recipe} recipe on {snapshot_of(self.home, day).id}"
             (folder / "model.json").write_text(json.dumps(known))
+            recipe = asdict(load_recipe(self.home.shop.recipe))
+            (folder / "config.json").write_text(json.dumps({"recipe": recipe}))
             store.seal(folder, day)
 
     def _evaluate(self, day: date) -> None:
@@ -220,6 +223,18 @@ def test_nights_are_made_oldest_first_and_then_they_are_there(jobs: Jobs) -> Non
     assert jobs.said == [f"Already there, skipped: the nights of {D1} to {D3}."]
     assert list(test.plan()) == [f"already there     {D1} to {D3}"]
     assert list(test.plan(again=True)) == plan[1:]
+
+
+def test_nights_by_another_recipe_are_told(jobs: Jobs) -> None:
+    jobs.backtest(last=D2).go()
+    jobs.home.write_shop(jobs.home.shop.model_copy(update={"recipe": "brief"}))
+    jobs.backtest().go()
+    assert jobs.done[-2:] == night(D3) and len(jobs.done) == 3
+    assert jobs.said[1] == (
+        f"  The recipe was another than brief is now, for {D1} to {D2}. By this one: --again"
+    )
+    jobs.backtest(first=D3).go()
+    assert jobs.said == [f"Already there, skipped: the nights of {D3}."]
 
 
 @pytest.mark.parametrize(
