@@ -96,7 +96,7 @@ class Block(nn.Module):
     def __init__(self, config: SequenceConfig) -> None:
         super().__init__()
         width = config.width
-        self.heads, self.rate = config.heads, config.dropout
+        self.heads = config.heads
         self.norm_a, self.norm_b = nn.LayerNorm(width), nn.LayerNorm(width)
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)

@@ -331,6 +331,24 @@ def test_a_loss_that_is_not_finite_ends_the_training_in_words(encoder: Path, sna
         train(task, task.data(snapshot), model, tokenizer, QUICK, CPU)
 
 
+@pytest.mark.parametrize(("dropout", "in_training"), [(0.1, "eager"), (0.0, "sdpa")])
+def test_attention_is_the_quicker_one_and_the_same(encoder: Path, dropout: float, in_training: str) -> None:
+    """On a CPU, by what there is a kernel for."""
+    model, tokenizer = load_encoder(str(encoder))
+    model.config.attention_probs_dropout_prob = dropout
+    network = BehaviorTask().network(model)
+    network.train()
+    assert model.config._attn_implementation == in_training
+    network.eval()
+    assert model.config._attn_implementation == "sdpa"
+    batch = tokenizer(["a red lamp", "shoes"], padding=True, return_tensors="pt")
+    outputs = []
+    for way in ("sdpa", "eager"):
+        model.set_attn_implementation(way)
+        outputs.append(network(batch["input_ids"], batch["attention_mask"]))
+    torch.testing.assert_close(*outputs)
+
+
 def test_torch_is_held_to_repeatable_kernels(encoder: Path, snapshot: Snapshot) -> None:
     """Not only asked for them: on a GPU, attention gives way to such a wish."""
     fit(encoder, snapshot, replace(QUICK, max_steps=1))
