@@ -85,7 +85,7 @@ class TextClassifier(nn.Module):
 
     def train(self, mode: bool = True) -> Self:
         """As ever, but on a CPU attention that drops weights out is transformers' own: SDPA has no kernel
-        for that, and what it does instead makes a training a twelfth longer.
+        for that, and what it does instead takes 2 % of a training, 8 % where others are at work.
         """
         slow = self._attention == "sdpa" and drops_attention(self.encoder) and self._on_cpu
         self.encoder.set_attn_implementation("eager" if mode and slow else self._attention)
