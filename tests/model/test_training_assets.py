@@ -216,7 +216,8 @@ SELECT * REPLACE ('new' || item_id AS item_id, '{D}'::DATE + 1 AS valid_from) FR
     ("text", "message"),
     [
         ("epoch: 3", "quick.yaml: epoch: no such field"),
-        ("task: juggling", "task: 'juggling' is no task; there is behavior"),  # only the worker can tell
+        ("task: juggling", "quick.yaml: task: must be one of behavior, not 'juggling'"),
+        ("encoder: /nowhere", "/nowhere: no such folder"),  # only the worker can tell
     ],
 )
 def test_a_wrong_recipe_fails_in_words_and_is_not_retried(
