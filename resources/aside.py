@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 SUFFIX = ".making"
 
@@ -25,9 +26,9 @@ def replacing(file: Path) -> Iterator[Path]:
     Its folder is made where there is none. Write to the path that is given: a file of another inode would not
     be the one that is locked.
     """
-    with _claimed(file.parent, file.name) as (aside, lock):
+    with _claimed(file.parent, file.name) as (aside, held):
         yield aside
-        os.fsync(lock)  # or a power cut could leave the new name with nothing behind it
+        os.fsync(held)  # or a power cut could leave the new name with nothing behind it
         aside.replace(file)
 
 
@@ -49,38 +50,29 @@ def _folder_of(aside: Path) -> Path:
 
 
 @contextmanager
-def _claimed(parent: Path, name: str) -> Iterator[tuple[Path, int]]:
+def _claimed(parent: Path, name: str) -> Iterator[tuple[Path, BinaryIO]]:
     parent.mkdir(parents=True, exist_ok=True)
     _sweep(parent)
-    aside, lock = _locked_file(parent, name)
-    try:
-        yield aside, lock
-    finally:
-        _remove(aside)
-        os.close(lock)
-
-
-def _locked_file(parent: Path, name: str) -> tuple[Path, int]:
     while True:
         aside = parent / f".{name}.{uuid.uuid4().hex[:8]}{SUFFIX}"
-        lock = os.open(aside, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if aside.exists():
-            return aside, lock
-        os.close(lock)  # swept between the making and the locking
+        with aside.open("xb") as held:  # on NFS an exclusive lock wants a file open for writing
+            fcntl.flock(held, fcntl.LOCK_EX)
+            if not aside.exists():
+                continue  # swept between the making and the locking
+            try:
+                yield aside, held
+            finally:
+                _remove(aside)
+            return
 
 
 def _sweep(parent: Path) -> None:
     """Remove what nobody holds any more."""
     for left in parent.glob(f".*{SUFFIX}"):
-        try:
-            lock = os.open(left, os.O_RDWR)  # on NFS an exclusive lock wants a file open for writing
-        except OSError:  # put in place, or swept, a moment ago
-            continue
-        with suppress(BlockingIOError):  # somebody is at it
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Somebody is at it, or it was put in place, or swept, a moment ago.
+        with suppress(OSError), left.open("r+b") as held:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
             _remove(left)
-        os.close(lock)
 
 
 def _remove(aside: Path) -> None:

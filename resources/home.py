@@ -10,11 +10,12 @@ from __future__ import annotations
 import math
 import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 from zoneinfo import ZoneInfo, available_timezones
 
 import yaml
@@ -22,17 +23,15 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    PlainValidator,
     ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
     field_validator,
     model_validator,
 )
 
 from resources.aside import replacing
-from resources.yaml_file import YamlError, line_of, parsed
-
-if TYPE_CHECKING:
-    from pydantic_core import ErrorDetails
+from resources.yaml_file import YamlError, complaint, parsed
 
 BEHAVIORS = ("browse", "click", "cart", "purchase")
 """The four behaviours, weakest first. The taxonomy seed in `dbt/seeds` names them in two languages."""
@@ -42,14 +41,16 @@ class ShopError(ValueError):
     """`shop.yaml` cannot be used; the message names the file, the field and the next step."""
 
 
-def _worth(value: object) -> float | str:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if value == "price" or (number and 0 <= value < math.inf):  # type: ignore[operator]
-        return value  # type: ignore[return-value]
+def _worth(value: object, read: ValidatorFunctionWrapHandler) -> float | str:
+    """One complaint, where a union has one for each of its parts."""
+    with suppress(ValidationError):
+        worth: float | str = read(value)
+        if isinstance(worth, str) or 0 <= worth < math.inf:
+            return worth
     raise ValueError(f"must be a number of at least 0, or `price`, not {value!r}")
 
 
-Worth = Annotated[float | Literal["price"], PlainValidator(_worth)]
+Worth = Annotated[float | Literal["price"], WrapValidator(_worth)]
 
 
 class Values(BaseModel):
@@ -201,9 +202,15 @@ class Home:
             raise ShopError(str(error)) from error
         except ValidationError as error:
             faults = "\n".join(
-                f"{self.shop_file}:{line_of(tree, fault['loc'])}: {_told(fault)}" for fault in error.errors()
+                complaint(
+                    self.shop_file,
+                    tree,
+                    fault["loc"],
+                    "no such field" if fault["type"] == "extra_forbidden" else fault["msg"],
+                )
+                for fault in error.errors()
             )
-            raise ShopError(f"{faults}. Correct the file and run the command again.") from error
+            raise ShopError(f"{faults}. Correct the field and run the command again.") from error
 
     def write_shop(self, shop: Shop) -> None:
         """Put `shop.yaml` in place by one rename."""
@@ -290,11 +297,3 @@ class Home:
     @property
     def dagster(self) -> Path:
         return self.root / "dagster"
-
-
-def _told(fault: ErrorDetails) -> str:
-    """A fault of a field in words."""
-    field = ".".join(map(str, fault["loc"])) or "shop"
-    if fault["type"] == "extra_forbidden":
-        return f"{field}: no such field"
-    return f"{field}: {fault['msg'].removeprefix('Value error, ')}"

@@ -37,7 +37,19 @@ def parsed(file: Path, content: bytes) -> tuple[Any, yaml.Node | None]:
         raise YamlError(f"{file}: not valid YAML: nested too deeply. Correct it.") from error
 
 
-def line_of(tree: yaml.Node | None, where: tuple[int | str, ...]) -> int:
+def complaint(file: Path, tree: yaml.Node | None, where: tuple[int | str, ...], message: str) -> str:
+    """`file:line: field: message`, of a field of the file that is wrong.
+
+    Args:
+        tree: nodes of the file, as `parsed` gives them.
+        where: the way to the field, as pydantic's errors have it.
+        message: pydantic's, or another.
+    """
+    field = ".".join(map(str, where)) or "the file"
+    return f"{file}:{_line_of(tree, where)}: {field}: {message.removeprefix('Value error, ')}"
+
+
+def _line_of(tree: yaml.Node | None, where: tuple[int | str, ...]) -> int:
     """Line of the deepest node on the way to a field, the first being 1."""
     line = 1
     node = tree

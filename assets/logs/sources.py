@@ -31,7 +31,7 @@ from pydantic import (
 
 from assets.logs.canonical import ESSENTIAL, literal
 from resources.home import BEHAVIORS, Home
-from resources.yaml_file import YamlError, line_of, parsed
+from resources.yaml_file import YamlError, complaint, parsed
 
 SHIPPED = Path(__file__).parent / "sources"
 
@@ -278,8 +278,8 @@ def load_source(file: Path) -> Source:
         raise SourceError("\n".join(_complaints(file, tree, error))) from error
     if source.name != file.stem:
         raise SourceError(
-            f"{file}:{line_of(tree, ('name',))}: name: {source.name!r} is not the file's own name. "
-            f"Write `name: {file.stem}`, or rename the file to {source.name}.yaml."
+            complaint(file, tree, ("name",), f"{source.name!r} is not the file's own name. ")
+            + f"Write `name: {file.stem}`, or rename the file to {source.name}.yaml."
         )
     source._contract = hashlib.sha256(content).hexdigest()
     source._path = file
@@ -316,18 +316,15 @@ def _unknown(name: str, known: Sequence[str]) -> str:
 def _complaints(file: Path, tree: yaml.Node | None, error: ValidationError) -> Iterator[str]:
     for fault in error.errors():
         where = tuple(part for part in fault["loc"] if part not in _FORMATS)
-        field = ".".join(map(str, where)) or "the file"
-        message = fault["msg"].removeprefix("Value error, ")
+        message = fault["msg"]
         if fault["type"] == "extra_forbidden":
             message = f"no such field; {_siblings(fault['loc'])}"
         elif fault["type"] == "missing":
             message = "has to be there"
         elif fault["type"] == "model_type":
             message = "has to be a mapping of fields"
-        yield (
-            f"{file}:{line_of(tree, where)}: {field}: {message}. Correct it, then run: "
-            f"nightshelf sources check {file} SAMPLE"
-        )
+        told = complaint(file, tree, where, message)
+        yield f"{told}. Correct it, then run: nightshelf sources check {file} SAMPLE"
 
 
 _FORMATS: dict[str, type[BaseModel]] = {"csv": Csv, "jsonl": Jsonl, "parquet": Parquet}

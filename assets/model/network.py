@@ -87,13 +87,10 @@ class TextClassifier(nn.Module):
         """As ever, but on a CPU attention that drops weights out is transformers' own: SDPA has no kernel
         for that, and what it does instead takes 2 % of a training, 8 % where others are at work.
         """
-        slow = self._attention == "sdpa" and drops_attention(self.encoder) and self._on_cpu
+        on_cpu = self.head.weight.device.type == "cpu"
+        slow = on_cpu and self._attention == "sdpa" and drops_attention(self.encoder)
         self.encoder.set_attn_implementation("eager" if mode and slow else self._attention)
         return super().train(mode)
-
-    @property
-    def _on_cpu(self) -> bool:
-        return self.head.weight.device.type == "cpu"
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         """[B, T] token ids and mask -> [B, labels] logits."""

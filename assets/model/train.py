@@ -104,7 +104,6 @@ def _run(args: argparse.Namespace, argv: Sequence[str]) -> int:
         EncoderError,
         FileExistsError,
         FileNotFoundError,
-        RecipeError,
         SnapshotError,
         TrainingError,
     ) as error:
@@ -195,7 +194,7 @@ def work(  # noqa: PLR0917
 
     Raises:
         FileExistsError: `out` holds something.
-        EncoderError, RecipeError, TrainingError: see there.
+        EncoderError, TrainingError: see there.
     """
     _require_empty(out)
     began = time.perf_counter()

@@ -113,7 +113,7 @@ def test_a_broken_shop_file_is_named_with_its_field(place: Home, capsys: pytest.
     place.root.mkdir()
     place.shop_file.write_text("timezone: Mars/Olympus\n")
     error = refused(capsys, "status")
-    assert "shop.yaml" in error and "timezone" in error and "Correct the file" in error
+    assert "shop.yaml" in error and "timezone" in error and "Correct the field" in error
 
 
 @pytest.mark.parametrize(

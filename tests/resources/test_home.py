@@ -55,6 +55,13 @@ def test_a_wrong_field_is_named_with_its_file(tmp_path: Path, text: str, names: 
     assert names in str(caught.value)
 
 
+def test_a_number_is_one_however_yaml_reads_it(tmp_path: Path) -> None:
+    """YAML 1.1 takes 5e-2, without a dot, for a word."""
+    (tmp_path / "shop.yaml").write_text("values: {browse: 5e-2, click: 1, purchase: price}\n")
+    values = Home(tmp_path).shop.values
+    assert (values.browse, values.click, values.purchase) == (0.05, 1, "price")
+
+
 def test_a_shop_file_that_is_no_utf8_is_told(tmp_path: Path) -> None:
     (tmp_path / "shop.yaml").write_bytes("timezone: UTC\nname: Tür\n".encode("latin-1"))
     with pytest.raises(ShopError, match=r"shop\.yaml:2: not UTF-8 text"):
