@@ -473,6 +473,8 @@ def zipped() -> bytes:
         (b"\x28\xb5\x2f\xfd\x04\x00\x01\x00\x00\x99\xe9\xd8\x51", "compressed by zstd. Unpack it"),
         (parquet(), r"Parquet.*type: parquet"),
     ],
+    # An archive holds the second it was made in, by which each worker would name the tests differently.
+    ids=["gzip", "zip", "bzip2", "empty bzip2", "zstd", "parquet"],
 )
 @pytest.mark.parametrize("name", ["a.csv", "a.csv.gz", "a.jsonl"])
 def test_what_is_no_text_is_refused_as_a_whole_and_told_what_it_is(
