@@ -89,6 +89,13 @@ def literal(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
+def constant(text: str) -> str:
+    """SQL of a text that is the same in every row: an ENUM of one value. Parquet has it as text all the same,
+    but DuckDB need not look up each row's value to find that it is again that one.
+    """
+    return f"CAST({literal(text)} AS ENUM ({literal(text)}))"
+
+
 def shape(text: str) -> str:
     """SQL of what a text looks like: every letter a (or A), every digit 9, all else as it is."""
     for letters, sign in ((r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]", "a"), (r"[\p{Lu}\p{Lt}]", "A"), (r"\p{N}", "9")):
@@ -273,7 +280,7 @@ class Mapping:
             for name, key in IDENTIFIERS.items()
         }
         columns = {
-            "source": literal(source),
+            "source": constant(source),
             "event_at": _in_utc("time_at"),
             "received_at": _in_utc("received_at") if self.spec["received"] else "CAST(NULL AS TIMESTAMP)",
             "behavior": self._behavior(),
@@ -281,7 +288,7 @@ class Mapping:
             **{name: self._plain(name) for name in ("item_id", "title", "category", "brand", "currency")},
             **{name: self._typed_number(name) for name in NUMBERS},
             "extra": "parsed.extra",
-            "load_id": literal(load_id),
+            "load_id": constant(load_id),
             "line": "line",
         }
         joins = " ".join(

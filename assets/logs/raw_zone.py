@@ -39,7 +39,7 @@ from assets.logs.drop import (
 )
 from assets.logs.lines import LARGEST, FileRefusedError
 from assets.logs.readers import READER_FAILED, Readers
-from assets.logs.sources import FileSpec, Ignored, Source, read_sources
+from assets.logs.sources import FileSpec, Ignored, read_sources
 from resources.aside import replacing
 from resources.crash import crash_point
 from resources.home import Home
@@ -147,22 +147,14 @@ def take_in_all(home: Home, log: Callable[[str], None] = lambda message: None) -
             return []
         log(f"{len(ready)} files to take in")
         with _side_by_side(len(ready)) as (parsing, pool):
-            # Two names for the same bytes must not be read side by side, so files are told apart first.
-            marks = dict(zip(ready, pool.map(zone.identify, ready), strict=True))
+            # Two names for the same bytes must not be read side by side, so they are told apart first.
+            repeats = zone.repeats(ready, pool)
             crash_point("ingest.identified")
-            firsts: dict[tuple[str, str], Path] = {}
-            for file, mark in marks.items():
-                if mark:
-                    firsts.setdefault(mark, file)
-            tried = {file: pool.submit(zone.take_in, file, mark[1], parsing) for mark, file in firsts.items()}
+            tried = {file: pool.submit(zone.take_in, file, parsing) for file in ready if file not in repeats}
             # One that asks for more room than there is does not keep out those after it.
             failed = next((error for one in tried.values() if (error := one.exception())), None)
             done = {file: one.result() for file, one in tried.items() if not one.exception()}
-            done |= {
-                file: zone.take_in(file, mark[1], parsing)
-                for file, mark in marks.items()
-                if mark and file not in tried
-            }
+            done |= {file: zone.take_in(file, parsing) for file in ready if file in repeats}
         crash_point("ingest.all_taken_in")
         zone.remember()
         crash_point("ingest.remembered")
@@ -299,77 +291,65 @@ class _RawZone:
         """
         return [file for file in plain_files(self.home.drop) if not self._is_known(file)]
 
-    def identify(self, file: Path) -> tuple[str, str] | None:
-        """(source, SHA-256 of the content); None where the file cannot be read, and the log says why."""
-        mark = mark_of(file)
-        try:
-            digest = self._digest(file)
-        except OSError as error:
-            self._leave_waiting(file, error)
-            return None
-        # A cache only: it saves reading files again that nobody has touched.
-        self.seen[self._path(file)] = [*(mark or ()), digest]
-        return self._source_name(file), digest
+    def repeats(self, files: Sequence[Path], pool: ThreadPoolExecutor) -> set[Path]:
+        """Files whose content one before them has, in the same source. Only of those with equal sizes the
+        content is looked at.
+        """
+        alike: dict[tuple[str, int], list[Path]] = {}
+        for file in files:
+            size, _ = mark_of(file) or (0, 0)
+            alike.setdefault((self._source_name(file), size), []).append(file)
+        doubtful = [file for group in alike.values() if len(group) > 1 for file in group]
+        firsts: dict[tuple[str, str], Path] = {}
+        contents = zip(doubtful, pool.map(self._content, doubtful), strict=True)
+        return {file for file, content in contents if content and firsts.setdefault(content, file) != file}
 
-    def take_in(self, file: Path, digest: str, parsing: Readers) -> Outcome | None:
-        """The outcome of the file that has been found to have this SHA-256; None where it cannot be read, and
-        the log says why.
+    def take_in(self, file: Path, parsing: Readers) -> Outcome | None:
+        """The outcome of the file; None where it cannot be read, and the log says why.
 
         Raises:
             OSError: there is no room left, on the disk or in memory.
         """
         try:
-            return self._taken_in(file, digest, parsing)
+            return self._taken_in(file, parsing)
         except OSError as error:
             if lack(error):
                 raise
-            self._leave_waiting(file, error)
+            self.log(f"{self._path(file)}: cannot be read ({error.strerror}); it waits for the next time")
             return None
 
-    def _leave_waiting(self, file: Path, error: OSError) -> None:
-        self.log(f"{self._path(file)}: cannot be read ({error.strerror}); it waits for the next time")
-
-    def _taken_in(self, file: Path, digest: str, parsing: Readers) -> Outcome:
+    def _taken_in(self, file: Path, parsing: Readers) -> Outcome:
         began, clock = datetime.now(UTC), time.monotonic()
-        source_name = self._source_name(file)
-        load_id = _load_id(source_name, digest)
+        source_name, path = self._source_name(file), self._path(file)
         source = self.sources.get(source_name)
         contract = self._contract(source_name)
-        before = _outcome(self.home.loads / load_id)
-        path = self._path(file)
         spec = source.spec_for(file.name) if source else None
-        blank = Outcome(
-            load_id=load_id,
-            source=source_name,
-            file=path,
-            sha256=digest,
-            bytes=file.lstat().st_size,
-            kind=spec.kind if isinstance(spec, FileSpec) else "events",
-            status=REFUSED,
-            contract=contract,
-            attempts=before.attempts + 1 if before and _has_failed(before, contract) else 1,
-            began_at=began.isoformat(timespec="milliseconds"),
-        )
-        if before and not _is_to_be_tried_again(before, contract):
-            return before if before.file == path else self._duplicate(blank, before)
-        with _work_folder(self.home, load_id) as work:
-            copy, load = work / digest, work / "load"
+        with _work_folder(self.home, hashlib.sha256(os.fsencode(file)).hexdigest()[:16]) as work:
+            copy, load = work / "copy", work / "load"
             crash_point("ingest.work_folder_made")
             told = checksum_of(self.home.drop, file)
-            copied = _copy(open_plain(self.home.drop, file), copy) if blank.bytes <= LARGEST else None
-            try:
-                self._check_copy(copied, blank, told)
-                outcome = self._read(copy, blank, source, load, parsing)
-            except FileRefusedError as error:
-                outcome = _refused(error, copy, blank, load, parsing)
-            except Exception as error:
-                if lack(error):
-                    raise
-                # Whatever else it is, it is this file's trouble alone.
-                failed = FileRefusedError(
-                    READER_FAILED, f"taking it in failed with {type(error).__name__}. Please report it."
-                )
-                outcome = _refused(failed, copy, blank, load, parsing)
+            mark = mark_of(file)
+            digest = self._digest(file, copy)
+            # A cache only: it saves reading files again that nobody has touched.
+            self.seen[path] = [*(mark or ()), digest]
+            load_id = _load_id(source_name, digest)
+            before = _outcome(self.home.loads / load_id)
+            blank = Outcome(
+                load_id=load_id,
+                source=source_name,
+                file=path,
+                sha256=digest,
+                bytes=mark[0] if mark else 0,
+                kind=spec.kind if isinstance(spec, FileSpec) else "events",
+                status=REFUSED,
+                contract=contract,
+                attempts=before.attempts + 1 if before and _has_failed(before, contract) else 1,
+                began_at=began.isoformat(timespec="milliseconds"),
+            )
+            if before and not _is_to_be_tried_again(before, contract):
+                return before if before.file == path else self._duplicate(blank, before)
+            is_still = mark == mark_of(file)
+            outcome = self._judged(blank, copy, load, parsing, is_still=is_still, told=told)
             outcome = replace(outcome, seconds=round(time.monotonic() - clock, 3))
             crash_point("ingest.rows_written")
             _write_json(load / "outcome.json", asdict(outcome))
@@ -379,6 +359,28 @@ class _RawZone:
         self.log(_sentence(outcome))
         return outcome
 
+    def _judged(
+        self, blank: Outcome, copy: Path, load: Path, parsing: Readers, *, is_still: bool, told: str | None
+    ) -> Outcome:
+        """What comes of the copy, with the rows or the refusal in `load`.
+
+        Raises:
+            Exception: there is no room left, on the disk or in memory.
+        """
+        try:
+            _check(blank, is_copied=copy.exists(), is_still=is_still, told=told)
+            return self._read(copy, blank, load, parsing)
+        except FileRefusedError as error:
+            return _refused(error, copy, blank, load, parsing)
+        except Exception as error:
+            if lack(error):
+                raise
+            # Whatever else it is, it is this file's trouble alone.
+            failed = FileRefusedError(
+                READER_FAILED, f"taking it in failed with {type(error).__name__}. Please report it."
+            )
+            return _refused(failed, copy, blank, load, parsing)
+
     def remember(self) -> None:
         """Forget files that are gone, and put the cache in place."""
         there = {self._path(file) for file in plain_files(self.home.drop)}
@@ -386,34 +388,27 @@ class _RawZone:
             _write_json(aside, {path: mark for path, mark in sorted(self.seen.items()) if path in there})
             crash_point("ingest.cache_written")
 
-    def _digest(self, file: Path) -> str:
-        """SHA-256 of the content, hexadecimal; of a file that is too large to be read, of its mark."""
+    def _content(self, file: Path) -> tuple[str, str] | None:
+        """(source, SHA-256 of the content); None where it cannot be read, which is told when it is taken
+        in.
+        """
+        try:
+            return self._source_name(file), self._digest(file)
+        except OSError:
+            return None
+
+    def _digest(self, file: Path, copy: Path | None = None) -> str:
+        """SHA-256 of the content, hexadecimal, and a copy of it; of a file that is too large to be read, of
+        its mark, and no copy.
+        """
         mark = mark_of(file)
         if mark and mark[0] > LARGEST:
             return hashlib.sha256(f"{self._path(file)}\0{mark}".encode()).hexdigest()
         with open_plain(self.home.drop, file) as stream:
-            return _sha256(stream)
+            return _copy(stream, copy) if copy else hashlib.file_digest(stream, "sha256").hexdigest()
 
-    def _check_copy(self, copied: str | None, blank: Outcome, told: str | None) -> None:
-        """Whether the SHA-256 of the copy is that of what was looked at, and what the publisher says it is,
-        if he does.
-
-        Raises:
-            FileRefusedError: it is not, or the file was too large to be copied.
-        """
-        if copied is None:
-            raise FileRefusedError("too_large", f"it has more than {LARGEST >> 30} GiB. Split it.")
-        if copied != blank.sha256:
-            raise FileRefusedError(STILL_WRITTEN, "it changed while it was read. It will be tried again.")
-        if told is not None and told != blank.sha256:
-            name = Path(blank.file).name + CHECKSUM
-            raise FileRefusedError(
-                STILL_WRITTEN, f"its content is not what {name} says. It will be tried again."
-            )
-
-    def _read(
-        self, copy: Path, blank: Outcome, source: Source | None, load: Path, parsing: Readers
-    ) -> Outcome:
+    def _read(self, copy: Path, blank: Outcome, load: Path, parsing: Readers) -> Outcome:
+        source = self.sources.get(blank.source)
         if source is None:
             raise self._no_source(blank)
         name = Path(blank.file).name
@@ -520,6 +515,21 @@ def _refused(error: FileRefusedError, copy: Path, blank: Outcome, load: Path, pa
     )
 
 
+def _check(blank: Outcome, *, is_copied: bool, is_still: bool, told: str | None) -> None:
+    """Whether the file was copied as a whole, and is what the publisher says it is, if he does.
+
+    Raises:
+        FileRefusedError: it is not, or it was too large to be copied.
+    """
+    if not is_still:
+        raise FileRefusedError(STILL_WRITTEN, "it changed while it was read. It will be tried again.")
+    if not is_copied:
+        raise FileRefusedError("too_large", f"it has more than {LARGEST >> 30} GiB. Split it.")
+    if told is not None and told != blank.sha256:
+        name = Path(blank.file).name + CHECKSUM
+        raise FileRefusedError(STILL_WRITTEN, f"its content is not what {name} says. It will be tried again.")
+
+
 def _is_to_be_tried_again(before: Outcome, contract: str) -> bool:
     """A file that was refused gets another chance with another source file, where it had not been whole, and
     where the reader failed.
@@ -587,7 +597,7 @@ def _settled(files: Sequence[Path], log: Callable[[str], None]) -> Iterator[Path
 def _copy(stream: BufferedReader, copy: Path) -> str:
     """The SHA-256 of what was copied, hexadecimal."""
     digest = hashlib.sha256()
-    with stream, copy.open("xb") as out:
+    with copy.open("xb") as out:
         while (part := stream.read(_CHUNK)) and out.tell() <= LARGEST:
             digest.update(part)
             if not part[0] and part.count(0) == len(part):
@@ -596,10 +606,6 @@ def _copy(stream: BufferedReader, copy: Path) -> str:
                 out.write(part)
         out.truncate()
     return digest.hexdigest()
-
-
-def _sha256(stream: BufferedReader) -> str:
-    return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _outcome(folder: Path) -> Outcome | None:

@@ -62,6 +62,10 @@ TEXT_BYTES = 64 << 20
 """Bytes of a text file that are parsed at once."""
 PARQUET_ROWS = 500_000
 """Rows of a Parquet file that are parsed at once."""
+EVENTS_FORMAT = "FORMAT parquet, PARQUET_VERSION v2, ROW_GROUP_SIZE 40960"
+"""Of event files: version 2 makes them a sixth smaller and is read as fast; a third of DuckDB's usual rows in
+a group is written quicker, for they stay in the processor's cache.
+"""
 _OPEN_FILES = 4096
 
 _MOST_NAMED, _LONGEST_NAME = 20, 100
@@ -442,12 +446,12 @@ class Reader:
             folder = self.out / "events" / f"day={next(iter(days))}"
             folder.mkdir(parents=True, exist_ok=True)
             target = folder / f"part-{self.parts}-0.parquet"
-            self._copy(f"SELECT * EXCLUDE (day) FROM ({events})", target, "FORMAT parquet")
+            self._copy(f"SELECT * EXCLUDE (day) FROM ({events})", target, EVENTS_FORMAT)
             return
         self._copy(
             f"{events} ORDER BY day, line",  # else each day's rows are written in scraps
             self.out / "events",
-            f"FORMAT parquet, PARTITION_BY (day), FILENAME_PATTERN 'part-{self.parts}-{{i}}', "
+            f"{EVENTS_FORMAT}, PARTITION_BY (day), FILENAME_PATTERN 'part-{self.parts}-{{i}}', "
             "OVERWRITE_OR_IGNORE",
         )
 

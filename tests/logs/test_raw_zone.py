@@ -237,6 +237,27 @@ def test_a_file_with_a_checksum_is_taken_in_once_it_is_what_the_checksum_says(ho
     assert sum(raw_zone.rows_in_place(home).values()) == 5
 
 
+def test_a_file_that_changes_while_it_is_copied_is_asked_for_again(home: Home, drop: Drop) -> None:
+    file = drop("nightshelf_csv", "a.csv", events(count=5))
+    whole = file.stat().st_size
+    os.truncate(file, 1 << 29)  # a hole: it is read for a while, and takes no room
+    os.utime(file, (1_700_000_000, 1_700_000_000))
+
+    def write() -> None:
+        while not list(home.loads.parent.glob("incoming/*/copy")):
+            time.sleep(0.001)
+        os.truncate(file, whole)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    (torn,) = raw_zone.take_in_all(home)
+    writer.join()
+    assert (torn.status, torn.reason, torn.rows_loaded) == ("refused", "still_written", 0)
+    assert torn.adds_up
+    (done,) = raw_zone.take_in_all(home)
+    assert (done.status, done.rows_loaded) == ("loaded", 5)
+
+
 def test_a_file_that_is_too_large_is_refused_unread(home: Home, drop: Drop) -> None:
     file = drop("nightshelf_csv", "large.csv", "x")
     os.truncate(file, LARGEST + 1)  # a hole: it takes no room
@@ -383,15 +404,17 @@ def test_poison_is_refused_as_a_whole_and_good_files_are_not(home: Home, drop: D
     assert raw_zone.take_in_all(home) == []
 
 
-def _reader_of(content_hash: str, of: psutil.Process) -> psutil.Process:
-    """The reader that has this file open; it is waited for."""
+def _reader_of(read: Path, of: psutil.Process) -> psutil.Process:
+    """The reader that has a copy of this file open, which no other is as large as; it is waited for."""
+    size = read.stat().st_size
     until = time.monotonic() + 30
     while time.monotonic() < until:
         for child in of.children(recursive=True):
             try:
-                if any(content_hash in file.path for file in child.open_files()):
+                opened = [Path(file.path) for file in child.open_files()]
+                if any(file.name == "copy" and file.stat().st_size == size for file in opened):
                     return child
-            except psutil.Error:
+            except (psutil.Error, FileNotFoundError):
                 continue
         time.sleep(0.01)
     raise AssertionError("no reader came up")
@@ -400,12 +423,11 @@ def _reader_of(content_hash: str, of: psutil.Process) -> psutil.Process:
 @pytest.mark.parametrize("dies", ["the reader", "the server that it was forked off"])
 def test_a_reader_that_dies_refuses_its_own_file_only(home: Home, drop: Drop, dies: str) -> None:
     def kill() -> None:
-        reader = _reader_of(digest, psutil.Process())
+        reader = _reader_of(big, psutil.Process())
         (reader if dies == "the reader" else cast("psutil.Process", reader.parent())).kill()
 
     big = drop("nightshelf_csv", "big.csv", events(count=1_000_000))
     drop("nightshelf_csv", "good.csv", events(count=4, day="2026-01-06"))
-    digest = hashlib.sha256(big.read_bytes()).hexdigest()
     killer = threading.Thread(target=kill)
     killer.start()
     dead, good = raw_zone.take_in_all(home)
@@ -510,9 +532,8 @@ def test_who_holds_the_raw_zone_at_rest_keeps_files_out(home: Home, drop: Drop) 
 
 def test_kill_the_parent_and_the_reader_goes_too_and_nothing_half_is_left(home: Home, drop: Drop) -> None:
     big = drop("nightshelf_csv", "big.csv", events(count=300_000))
-    digest = hashlib.sha256(big.read_bytes()).hexdigest()
     parent = subprocess.Popen([sys.executable, "-c", TAKE_IN])
-    reader = _reader_of(digest, psutil.Process(parent.pid))
+    reader = _reader_of(big, psutil.Process(parent.pid))
     parent.kill()
     parent.wait()
     reader.wait(timeout=10)
@@ -524,11 +545,10 @@ def test_kill_the_parent_and_the_reader_goes_too_and_nothing_half_is_left(home: 
 
 def test_who_interrupts_waits_for_no_file_and_none_counts_as_tried(home: Home, drop: Drop) -> None:
     files = [drop("nightshelf_csv", f"{n}.csv", events(count=300_000, start=n)) for n in range(3)]
-    digest = hashlib.sha256(files[0].read_bytes()).hexdigest()
     parent = subprocess.Popen(
         [sys.executable, "-c", TAKE_IN], start_new_session=True, stderr=subprocess.PIPE, text=True
     )
-    _reader_of(digest, psutil.Process(parent.pid))
+    _reader_of(files[0], psutil.Process(parent.pid))
     os.killpg(parent.pid, signal.SIGINT)  # as a terminal does on Ctrl-C
     _, told = parent.communicate()
     assert told.rstrip().endswith("KeyboardInterrupt")
