@@ -66,6 +66,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--examples", type=positive, default=EXAMPLES, metavar="N", help="to learn, of the simulated shop"
     )
     parser.add_argument(
+        "--products", type=positive, default=PRODUCTS, metavar="N", help="of that shop (default %(default)s)"
+    )
+    parser.add_argument(
         "--recipe", default="brief", metavar="FILE", help="name or file (default %(default)s)"
     )
     parser.add_argument("--rounds", type=positive, default=3, metavar="N", help="of runs in turns")
@@ -85,8 +88,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from assets.model.training import pick_device
 
     device = pick_device()
-    figures = Figures(asked.out, examples=asked.examples, recipe=asked.recipe, rounds=asked.rounds)
-    compare(figures, examples_of_a_shop(asked.examples), recipe, device.type, asked.rounds)
+    figures = Figures(
+        asked.out, examples=asked.examples, products=asked.products, recipe=asked.recipe, rounds=asked.rounds
+    )
+    compare(figures, examples_of_a_shop(asked.examples, asked.products), recipe, device.type, asked.rounds)
     if device.type == "cuda":
         utilisation(figures, recipe, device, asked.rounds)
     else:
@@ -258,7 +263,7 @@ def utilisation(figures: Figures, recipe: Recipe, device: torch.device, rounds: 
     figures.add("training.gpu.mfu", statistics.median(runs), "", against, runs)
 
 
-def examples_of_a_shop(count: int) -> TaskData:
+def examples_of_a_shop(count: int, products: int = PRODUCTS) -> TaskData:
     """What shoppers of the simulated shop did with which product on which day, by the product's words.
 
     Returns:
@@ -268,7 +273,7 @@ def examples_of_a_shop(count: int) -> TaskData:
     from benchmarks.data import texts_of
     from benchmarks.simulated import simulated_shop
 
-    events, items = simulated_shop(days=4, shoppers=400, products=PRODUCTS)
+    events, items = simulated_shop(days=4, shoppers=400, products=products)
     texts = texts_of(items)
     day = pc.cast(events["timestamp"], pa.date32())
     keyed = pa.table(

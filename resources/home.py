@@ -112,6 +112,10 @@ class Training(BaseModel):
     """Taints of those nodes; the default is what GPU nodes usually carry."""
 
 
+UNTIL_FIRST_NIGHT = timedelta(days=7)
+"""From the first day with logs to the first model: enough to learn a first one from."""
+
+
 class Shop(BaseModel):
     """The shop's decisions, one YAML file (`home/shop.yaml`)."""
 
@@ -161,7 +165,7 @@ class Shop(BaseModel):
     @model_validator(mode="after")
     def _first_night_follows(self) -> Shop:
         if self.first_night is None:
-            self.first_night = self.first_day + timedelta(days=7)
+            self.first_night = self.first_day + UNTIL_FIRST_NIGHT
         if self.first_night <= self.first_day + timedelta(days=1):
             raise ValueError(
                 "first_night must lie at least two days after first_day: a model needs days to learn from"
@@ -214,7 +218,10 @@ class Home:
 
     def write_shop(self, shop: Shop) -> None:
         """Put `shop.yaml` in place by one rename."""
-        text = yaml.safe_dump(shop.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        values = shop.model_dump(mode="json")
+        if shop.first_night == shop.first_day + UNTIL_FIRST_NIGHT:
+            del values["first_night"]  # so that it follows where somebody moves the first day
+        text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
         with replacing(self.shop_file) as aside:
             aside.write_text(text, encoding="utf-8")
         self.__dict__.pop("shop", None)

@@ -75,6 +75,16 @@ def test_a_model_has_days_to_learn_from(first_day: date) -> None:
     assert (shop.first_night - first_day).days >= 2
 
 
+def test_the_first_night_follows_the_first_day_unless_it_was_chosen(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    home.write_shop(Shop(first_day=date(2026, 3, 10)))
+    home.shop_file.write_text(home.shop_file.read_text().replace("2026-03-10", "2026-01-10"))
+    assert Home(tmp_path).shop.first_night == date(2026, 1, 17)
+    chosen = Shop(first_day=date(2026, 1, 10), first_night=date(2026, 2, 1))
+    home.write_shop(chosen)
+    assert Home(tmp_path).shop == chosen
+
+
 def test_the_environment_names_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NIGHTSHELF_HOME", str(tmp_path / "elsewhere"))
     assert Home.current().root == tmp_path / "elsewhere"
