@@ -168,13 +168,15 @@ class _Gate:
         run = self._run(record.run_id)
         if run is None or not run.is_finished:
             return False
-        newest = self.context.instance.fetch_materializations(
-            dg.AssetRecordsFilter(
-                asset_key=record.key.asset_key, asset_partitions=sorted(days) if days else None
-            ),
-            limit=1,
-        ).records
-        return bool(newest) and newest[0].run_id == record.run_id
+        return any(
+            self._last_materialised(record.key.asset_key, day) == record.run_id for day in days or [None]
+        )
+
+    def _last_materialised(self, asset: dg.AssetKey, day: str | None) -> str | None:
+        """The run that did it."""
+        wanted = dg.AssetRecordsFilter(asset_key=asset, asset_partitions=[day] if day else None)
+        newest = self.context.instance.fetch_materializations(wanted, limit=1).records
+        return newest[0].run_id if newest else None
 
     def _run(self, run_id: str) -> dg.DagsterRun | None:
         if run_id not in self._runs:

@@ -320,7 +320,7 @@ def _items(
             SELECT item_id, {", ".join(f"{value} AS {name}" for name, value in words.items())},
                 CASE WHEN isfinite({price}) THEN {price} END AS price, {attributes} AS attributes
             FROM described WHERE item_id IS NOT NULL
-            QUALIFY row_number() OVER (PARTITION BY item_id) = 1
+            QUALIFY row_number() OVER (PARTITION BY item_id ORDER BY rowid) = 1
         ), met AS (SELECT DISTINCT item_id FROM events)
         SELECT item_id, {", ".join(WORDS)}, price, attributes, NULL::BOOLEAN AS in_stock,
             NULL::DATE AS first_seen_day

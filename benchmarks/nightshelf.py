@@ -105,7 +105,8 @@ class Nightshelf:
 class NightshelfStrict(Nightshelf):
     """Learnt from what precedes the validation items only, as published leave-one-out figures are.
 
-    The validation items are in the histories, as in the published protocol, but teach no method anything.
+    The validation items are in the histories, as in the published protocol, and teach no channel anything.
+    The ranker is fitted on them, as others choose their settings on them, and sees counts of items with them.
     """
 
     name = "nightshelf_strict"

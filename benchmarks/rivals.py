@@ -205,6 +205,7 @@ def polars_ingest(place: Place) -> Took:
 def pandas_ingest(place: Place) -> Took:
     """The same files to Parquet with pandas, one after the other, with pyarrow's CSV reader."""
     import pandas as pd
+    import pyarrow as pa
 
     out = _empty(place.aside)
     began = time.monotonic()
@@ -212,12 +213,11 @@ def pandas_ingest(place: Place) -> Took:
         frame = pd.read_csv(
             file, engine="pyarrow", dtype_backend="pyarrow", dtype={"quantity": "double[pyarrow]"}
         )
-        for name, wanted in COLUMNS.items():
-            if name in frame and wanted == "TIMESTAMP":
-                frame[name] = pd.to_datetime(
-                    frame[name].astype(str), errors="coerce", utc=True, format="ISO8601"
-                )
-            elif name in frame and wanted == "DOUBLE":
+        # A column in which all can be read has its type already.
+        for name in frame.columns[frame.dtypes == pd.ArrowDtype(pa.string())]:
+            if COLUMNS.get(name) == "TIMESTAMP":
+                frame[name] = pd.to_datetime(frame[name], errors="coerce", utc=True, format="ISO8601")
+            elif COLUMNS.get(name) == "DOUBLE":
                 frame[name] = pd.to_numeric(frame[name], errors="coerce")
         frame.to_parquet(out / f"{file.stem}.parquet")
     return Took(time.monotonic() - began)

@@ -85,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0]
 
-    from assets.model.training import pick_device
+    from assets.model.training import TrainingError, pick_device
 
     device = pick_device()
     figures = Figures(
@@ -93,7 +93,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     compare(figures, examples_of_a_shop(asked.examples, asked.products), recipe, device.type, asked.rounds)
     if device.type == "cuda":
-        utilisation(figures, recipe, device, asked.rounds)
+        try:
+            utilisation(figures, recipe, device, asked.rounds)
+        except TrainingError as error:  # a small GPU; what was compared is not lost for that
+            figures.skip("training.gpu.mfu", str(error))
     else:
         for name in ("speedup_over_trainer", "mfu"):
             figures.skip(f"training.gpu.{name}", "no GPU here; the same command where there is one has it")

@@ -168,9 +168,8 @@ def report(measured: Sequence[Size], figures: Figures) -> None:
         figures.add(f"{named}.bare_duckdb_peak_gib", size.peak("duckdb_ingest", "duckdb_marts"), "GiB", "")
         whole = [one + other for one, other in zip(taken_in, ours, strict=True)]
         part = [one / other for one, other in zip(night, whole, strict=True)]
-        figures.add(
-            f"{named}.night_to_full_run", statistics.median(part), "ratio", "goal ≤ 1/15 = 0.067", part
-        )
+        goal = "goal ≤ 1/15 = 0.067; dbt's start-up apart"
+        figures.add(f"{named}.night_to_full_run", statistics.median(part), "ratio", goal, part)
         figures.add(f"{named}.ingest_s", statistics.median(taken_in), "s", "", taken_in)
         figures.add(f"{named}.marts_s", statistics.median(ours), "s", "dbt's start-up apart", ours)
         figures.add(f"{named}.bare_duckdb_s", statistics.median(bare), "s", "", bare)
@@ -206,13 +205,14 @@ def run_alone(contestant: str, place: Place) -> Ran:
     Raises:
         RuntimeError: it failed; the message is what it said.
     """
+    cores = str(len(os.sched_getaffinity(0)))  # polars would take those that the machine has
     with subprocess.Popen(
         [sys.executable, "-m", "benchmarks.rivals", contestant, str(place.folder)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         cwd=PROJECT,
-        env=os.environ | {"POLARS_MAX_THREADS": "2", "OMP_NUM_THREADS": "2"},
+        env=os.environ | {"POLARS_MAX_THREADS": cores, "OMP_NUM_THREADS": cores},
     ) as process:
         peaks = [0]
         done = threading.Event()

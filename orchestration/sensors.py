@@ -53,7 +53,7 @@ DRIFT_DAYS, DRIFT_AT_LEAST = 7, 3
 """Days of outcomes that are averaged, and how many of them there must be."""
 
 DRIFT_MARGIN = 0.3
-"""Share of the promised NDCG by which outcomes may fall short before the model is trained again."""
+"""Share of the promised NDCG by which outcomes may fall short before people are told."""
 
 RUNNING = dg.DefaultSensorStatus.RUNNING
 
@@ -254,7 +254,7 @@ def _missing_windows(
     minimum_interval_seconds=3600,
     default_status=RUNNING,
     description="The last days' shelves did worse than the champion's evaluation promised: people are told, "
-    "and a model is trained again on the newest night.",
+    "and the newest night's model is made again, where anything that it is made of has changed since.",
 )
 def outcome_drift(context: dg.SensorEvaluationContext, notifier: Notifier) -> dg.RunRequest | dg.SkipReason:
     """Mean NDCG of the last outcomes beside the NDCG that the serving model's evaluation found."""
@@ -268,13 +268,13 @@ def outcome_drift(context: dg.SensorEvaluationContext, notifier: Notifier) -> dg
     # Once per champion and day of outcomes, whether or not the run succeeds.
     asked = f"drift-{found.version}-{found.newest}"
     if context.instance.get_runs_count(dg.RunsFilter(job_name="training", tags={ASKED_TAG: asked})):
-        return dg.SkipReason(f"{found.in_words()} It has been trained again for that.")
+        return dg.SkipReason(f"{found.in_words()} That has been acted on.")
     day = last_due_night(SHOP, get_current_datetime())
     with suppress(NotificationError):  # who can be told is told, and the rest is in the log
         notifier.notify(
             title=f"{SHOP.name}: the shelves do worse than promised",
-            text=f"{found.in_words()} A model is trained again as of {day}. If that does not help, look into "
-            "what has changed in the logs.",
+            text=f"{found.in_words()} The model of {day} is made again, which gives another one where rows "
+            "came late, or recipe or code have changed. Look into what has changed in the logs.",
             link="/assets/recommendation_outcomes",
             log=context.log,
         )

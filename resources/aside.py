@@ -44,6 +44,23 @@ def work_folder(parent: Path) -> Iterator[Path]:
         yield folder
 
 
+def sync(folder: Path) -> None:
+    """Have the disk hold all that is in the folder, as has to be before a rename puts it in place: or a power
+    cut could leave the new name with nothing behind it.
+    """
+    for path in (*folder.rglob("*"), folder):
+        fsync(path)
+
+
+def fsync(path: Path) -> None:
+    """Have the disk hold a file's content, or a folder's names."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
 def _folder_of(aside: Path) -> Path:
     """The folder that is held by this file: NFS locks no folders."""
     return aside.with_suffix(".work")

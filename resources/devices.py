@@ -39,8 +39,10 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 """glibc's malloc.h."""
 NONE_VISIBLE = ("", "-1", "NoDevFiles")
 """What CUDA_VISIBLE_DEVICES says of no GPU at all; the last is Slurm's."""
-DRIVER = Path("/dev")
-"""Where NVIDIA's driver shows a file for each GPU, in containers without nvidia-smi too."""
+DRIVER, INFORMATION = Path("/dev"), Path("/proc/driver/nvidia/gpus")
+"""Where NVIDIA's driver shows a file for each GPU, in containers without nvidia-smi too, and where it says
+which GPU that is.
+"""
 
 
 class DeviceError(RuntimeError):
@@ -109,7 +111,7 @@ def devices() -> list[str]:
     allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
     if allowed is not None:
         return _names("CUDA_VISIBLE_DEVICES", allowed) if allowed.strip() not in NONE_VISIBLE else []
-    return list(_nvidia_smi()) or [str(n) for n in range(len(list(DRIVER.glob("nvidia[0-9]*"))))]
+    return list(_gpus()) or [str(n) for n in range(len(list(DRIVER.glob("nvidia[0-9]*"))))]
 
 
 @contextmanager
@@ -166,7 +168,7 @@ def _is_gpu(name: str) -> bool:
 def _lock_files(home: Home, names: list[str]) -> list[Path]:
     if not any(_is_gpu(name) for name in names):
         return [home.leases / f"device-{name.replace(':', '-')}.lock" for name in names]
-    folder, known = _machine_folder(), _nvidia_smi()
+    folder, known = _machine_folder(), _gpus()
     # An index, a UUID and its beginning are the same GPU.
     full = [known.get(n) or next((u for u in known.values() if u.startswith(n)), n) for n in names]
     if twice := [name for n, name in enumerate(names) if full[n] in full[:n]]:
@@ -208,8 +210,31 @@ def _names(variable: str, value: str) -> list[str]:
     return names
 
 
+def _gpus() -> dict[str, str]:
+    """UUID of each GPU by its index; empty where nobody can say. Whoever is asked, a GPU has one name: else
+    two trainings that asked differently would share it.
+    """
+    return _nvidia_smi() or _driver()
+
+
+def _driver() -> dict[str, str]:
+    """As the driver itself says of the GPUs it shows; their indices go by the bus, as nvidia-smi's do."""
+    found = []
+    for folder in sorted(INFORMATION.glob("*")):
+        try:
+            told = (folder / "information").read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            continue
+        uuid = re.search(r"^GPU UUID:\s*(GPU-[0-9a-f-]+)$", told, re.MULTILINE)
+        minor = re.search(r"^Device Minor:\s*(\d+)$", told, re.MULTILINE)
+        if minor and (DRIVER / f"nvidia{minor[1]}").exists():
+            if not uuid:
+                return {}
+            found.append(uuid[1])
+    return {str(n): uuid for n, uuid in enumerate(found)}
+
+
 def _nvidia_smi() -> dict[str, str]:
-    """UUID of each GPU by its index; empty without a driver."""
     try:
         answer = subprocess.run(
             ["nvidia-smi", "--query-gpu=index,uuid", "--format=csv,noheader"],

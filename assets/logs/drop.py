@@ -97,10 +97,14 @@ def is_still(file: Path, now: float) -> bool:
     return mark is not None and abs(now - mark[1] / 1e9) >= STILL
 
 
-def mark_of(file: Path) -> tuple[int, int] | None:
-    """(size, time of the last change in ns), which change when the file does; None where it is gone."""
+Mark = tuple[int, int]
+"""(size, time of the last change in ns) of a file, which change when it does."""
+
+
+def mark_of(file: Path | BufferedReader) -> Mark | None:
+    """Of what has that name, or has been opened; None where there is nothing of that name."""
     try:
-        found = file.lstat()
+        found = file.lstat() if isinstance(file, Path) else os.fstat(file.fileno())
     except OSError:
         return None
     return found.st_size, found.st_mtime_ns

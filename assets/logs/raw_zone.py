@@ -15,7 +15,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -30,6 +30,7 @@ from assets.logs import canonical
 from assets.logs.drop import (
     CHECKSUM,
     STILL,
+    Mark,
     checksum_of,
     is_still,
     mark_of,
@@ -40,7 +41,7 @@ from assets.logs.drop import (
 from assets.logs.lines import LARGEST, FileRefusedError
 from assets.logs.readers import READER_FAILED, Readers
 from assets.logs.sources import FileSpec, Ignored, read_sources
-from resources.aside import replacing
+from resources.aside import fsync, replacing, sync
 from resources.crash import crash_point
 from resources.home import Home
 from resources.identity import IdentityKey
@@ -58,6 +59,7 @@ STILL_WRITTEN, NOT_USED = "still_written", "not_used"
 """Reasons that something hangs on, among those for which whole files are refused; and `READER_FAILED`."""
 
 _CHUNK = 4 << 20
+_IS_WRITTEN = "is still being written; it waits for the next time"
 
 
 @dataclass(frozen=True)
@@ -141,8 +143,7 @@ def take_in_all(home: Home, log: Callable[[str], None] = lambda message: None) -
     """
     with at_rest(home, log):
         zone = _RawZone(home, log)
-        waiting = zone.waiting()
-        ready = list(_settled(waiting, log))
+        ready = _settled(zone.waiting(), log)
         if not ready:
             return []
         log(f"{len(ready)} files to take in")
@@ -150,11 +151,15 @@ def take_in_all(home: Home, log: Callable[[str], None] = lambda message: None) -
             # Two names for the same bytes must not be read side by side, so they are told apart first.
             repeats = zone.repeats(ready, pool)
             crash_point("ingest.identified")
-            tried = {file: pool.submit(zone.take_in, file, parsing) for file in ready if file not in repeats}
+            tried = {
+                file: pool.submit(zone.take_in, file, mark, parsing)
+                for file, mark in ready.items()
+                if file not in repeats
+            }
             # One that asks for more room than there is does not keep out those after it.
             failed = next((error for one in tried.values() if (error := one.exception())), None)
             done = {file: one.result() for file, one in tried.items() if not one.exception()}
-            done |= {file: zone.take_in(file, parsing) for file in ready if file in repeats}
+            done |= {file: zone.take_in(file, ready[file], parsing) for file in ready if file in repeats}
         crash_point("ingest.all_taken_in")
         zone.remember()
         crash_point("ingest.remembered")
@@ -280,6 +285,7 @@ class _RawZone:
     def __init__(self, home: Home, log: Callable[[str], None]) -> None:
         prepare(home)
         self.home, self.log = home, log
+        self.began_at = datetime.now(UTC).isoformat(timespec="milliseconds")
         self.sources, self.faults = read_sources(home)
         self.key = IdentityKey.load(home)
         self.seen_file = home.loads.parent / "seen.json"
@@ -291,35 +297,35 @@ class _RawZone:
         """
         return [file for file in plain_files(self.home.drop) if not self._is_known(file)]
 
-    def repeats(self, files: Sequence[Path], pool: ThreadPoolExecutor) -> set[Path]:
+    def repeats(self, files: Mapping[Path, Mark], pool: ThreadPoolExecutor) -> set[Path]:
         """Files whose content one before them has, in the same source. Only of those with equal sizes the
         content is looked at.
         """
         alike: dict[tuple[str, int], list[Path]] = {}
-        for file in files:
-            size, _ = mark_of(file) or (0, 0)
+        for file, (size, _) in files.items():
             alike.setdefault((self._source_name(file), size), []).append(file)
         doubtful = [file for group in alike.values() if len(group) > 1 for file in group]
         firsts: dict[tuple[str, str], Path] = {}
         contents = zip(doubtful, pool.map(self._content, doubtful), strict=True)
         return {file for file, content in contents if content and firsts.setdefault(content, file) != file}
 
-    def take_in(self, file: Path, parsing: Readers) -> Outcome | None:
-        """The outcome of the file; None where it cannot be read, and the log says why.
+    def take_in(self, file: Path, mark: Mark, parsing: Readers) -> Outcome | None:
+        """The outcome of the file; None where it cannot be read, or is no longer what it was when it had this
+        mark, and the log says why.
 
         Raises:
             OSError: there is no room left, on the disk or in memory.
         """
         try:
-            return self._taken_in(file, parsing)
+            return self._taken_in(file, mark, parsing)
         except OSError as error:
             if lack(error):
                 raise
             self.log(f"{self._path(file)}: cannot be read ({error.strerror}); it waits for the next time")
             return None
 
-    def _taken_in(self, file: Path, parsing: Readers) -> Outcome:
-        began, clock = datetime.now(UTC), time.monotonic()
+    def _taken_in(self, file: Path, mark: Mark, parsing: Readers) -> Outcome | None:
+        clock = time.monotonic()
         source_name, path = self._source_name(file), self._path(file)
         source = self.sources.get(source_name)
         contract = self._contract(source_name)
@@ -328,10 +334,13 @@ class _RawZone:
             copy, load = work / "copy", work / "load"
             crash_point("ingest.work_folder_made")
             told = checksum_of(self.home.drop, file)
-            mark = mark_of(file)
-            digest = self._digest(file, copy)
+            digest = self._copied(file, mark, copy)
+            if digest is None:
+                self.log(f"{path} {_IS_WRITTEN}")
+                return None
             # A cache only: it saves reading files again that nobody has touched.
-            self.seen[path] = [*(mark or ()), digest]
+            *_, last_digest = self.seen.get(path, [digest])
+            self.seen[path] = [*mark, digest]
             load_id = _load_id(source_name, digest)
             before = _outcome(self.home.loads / load_id)
             blank = Outcome(
@@ -339,17 +348,20 @@ class _RawZone:
                 source=source_name,
                 file=path,
                 sha256=digest,
-                bytes=mark[0] if mark else 0,
+                bytes=mark[0],
                 kind=spec.kind if isinstance(spec, FileSpec) else "events",
                 status=REFUSED,
                 contract=contract,
                 attempts=before.attempts + 1 if before and _has_failed(before, contract) else 1,
-                began_at=began.isoformat(timespec="milliseconds"),
+                began_at=self.began_at,
             )
             if before and not _is_to_be_tried_again(before, contract):
-                return before if before.file == path else self._duplicate(blank, before)
-            is_still = mark == mark_of(file)
-            outcome = self._judged(blank, copy, load, parsing, is_still=is_still, told=told)
+                # A catalogue that is again what it was before its last change says what holds now.
+                is_back = before.kind == "products" and digest != last_digest
+                if before.file == path and not is_back:
+                    return before
+                return self._duplicate(blank, before, is_back=is_back)
+            outcome = self._judged(blank, copy, load, parsing, told)
             outcome = replace(outcome, seconds=round(time.monotonic() - clock, 3))
             crash_point("ingest.rows_written")
             _write_json(load / "outcome.json", asdict(outcome))
@@ -359,16 +371,14 @@ class _RawZone:
         self.log(_sentence(outcome))
         return outcome
 
-    def _judged(
-        self, blank: Outcome, copy: Path, load: Path, parsing: Readers, *, is_still: bool, told: str | None
-    ) -> Outcome:
+    def _judged(self, blank: Outcome, copy: Path, load: Path, parsing: Readers, told: str | None) -> Outcome:
         """What comes of the copy, with the rows or the refusal in `load`.
 
         Raises:
             Exception: there is no room left, on the disk or in memory.
         """
         try:
-            _check(blank, is_copied=copy.exists(), is_still=is_still, told=told)
+            _check(blank, is_copied=copy.exists(), told=told)
             return self._read(copy, blank, load, parsing)
         except FileRefusedError as error:
             return _refused(error, copy, blank, load, parsing)
@@ -393,19 +403,22 @@ class _RawZone:
         in.
         """
         try:
-            return self._source_name(file), self._digest(file)
+            with open_plain(self.home.drop, file) as stream:
+                return self._source_name(file), hashlib.file_digest(stream, "sha256").hexdigest()
         except OSError:
             return None
 
-    def _digest(self, file: Path, copy: Path | None = None) -> str:
-        """SHA-256 of the content, hexadecimal, and a copy of it; of a file that is too large to be read, of
-        its mark, and no copy.
+    def _copied(self, file: Path, mark: Mark, copy: Path) -> str | None:
+        """SHA-256 of the content, hexadecimal, which has been copied; of a file that is too large to be read,
+        that of its mark, and nothing is copied. None where the file has another mark than this by now: then
+        what was copied may be half of one content and half of another.
         """
-        mark = mark_of(file)
-        if mark and mark[0] > LARGEST:
+        if mark[0] > LARGEST:
             return hashlib.sha256(f"{self._path(file)}\0{mark}".encode()).hexdigest()
         with open_plain(self.home.drop, file) as stream:
-            return _copy(stream, copy) if copy else hashlib.file_digest(stream, "sha256").hexdigest()
+            digest = _copy(stream, copy)
+            # Of what was read, and not of what lies there under that name by now.
+            return digest if mark_of(stream) == mark else None
 
     def _read(self, copy: Path, blank: Outcome, load: Path, parsing: Readers) -> Outcome:
         source = self.sources.get(blank.source)
@@ -451,11 +464,12 @@ class _RawZone:
             f"source's folder, or describe its format in {self.home.sources / (blank.source + '.yaml')}.",
         )
 
-    def _duplicate(self, blank: Outcome, before: Outcome) -> Outcome:
+    def _duplicate(self, blank: Outcome, before: Outcome, *, is_back: bool) -> Outcome:
+        """Note that the content has come again: once for each name, or once more where it is back."""
         name = hashlib.sha256(f"{blank.source}\0{blank.file}\0{blank.sha256}".encode()).hexdigest()[:16]
         target = self.home.loads / "_duplicates" / name
         known = _outcome(target)
-        if known:
+        if known and not is_back:
             return known
         outcome = replace(
             blank,
@@ -515,14 +529,12 @@ def _refused(error: FileRefusedError, copy: Path, blank: Outcome, load: Path, pa
     )
 
 
-def _check(blank: Outcome, *, is_copied: bool, is_still: bool, told: str | None) -> None:
-    """Whether the file was copied as a whole, and is what the publisher says it is, if he does.
+def _check(blank: Outcome, *, is_copied: bool, told: str | None) -> None:
+    """Whether the file is what the publisher says it is, if he does.
 
     Raises:
         FileRefusedError: it is not, or it was too large to be copied.
     """
-    if not is_still:
-        raise FileRefusedError(STILL_WRITTEN, "it changed while it was read. It will be tried again.")
     if not is_copied:
         raise FileRefusedError("too_large", f"it has more than {LARGEST >> 30} GiB. Split it.")
     if told is not None and told != blank.sha256:
@@ -569,6 +581,7 @@ def _put(folder: Path, target: Path) -> None:
     """Put a finished folder in place by one rename; one that is there and may be replaced is moved away
     first.
     """
+    sync(folder)  # the publisher may remove the file as soon as the load is there
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.exists():
         old = folder.with_name(folder.name + ".old")
@@ -579,19 +592,22 @@ def _put(folder: Path, target: Path) -> None:
         shutil.rmtree(old)
     else:
         folder.rename(target)
+    fsync(target.parent)
 
 
-def _settled(files: Sequence[Path], log: Callable[[str], None]) -> Iterator[Path]:
-    """Files that nobody is writing to any more, in their order; waits for young ones, but only once."""
+def _settled(files: Sequence[Path], log: Callable[[str], None]) -> dict[Path, Mark]:
+    """Files that nobody is writing to any more, in their order, with their marks; waits for young ones, but
+    only once.
+    """
     now = time.time()
-    young = {file: mark_of(file) for file in files if not is_still(file, now)}
-    if young:
+    marks = {file: mark_of(file) for file in files}
+    if not all(is_still(file, now) for file in files):
         time.sleep(STILL)
+    settled = {file: mark for file, mark in marks.items() if mark and mark == mark_of(file)}
     for file in files:
-        if file not in young or (young[file] and young[file] == mark_of(file)):
-            yield file
-        else:
-            log(f"{file.name} is still being written; it waits for the next time")
+        if file not in settled:
+            log(f"{file.name} {_IS_WRITTEN}")
+    return settled
 
 
 def _copy(stream: BufferedReader, copy: Path) -> str:

@@ -118,6 +118,9 @@ def fine_tuned_model(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
     )
 
 
+MEMORY = {"memory_mib": "peak memory", "device_memory_mib": "peak memory of the GPU"}
+
+
 def _speed(bundle: "Bundle") -> dict[str, str | float]:
     """Metadata about the training itself."""
     speed = bundle.speed
@@ -131,7 +134,7 @@ def _speed(bundle: "Bundle") -> dict[str, str | float]:
         "training seconds": speed["train_seconds"],
         "encoding seconds": speed["vector_seconds"],
         "seconds of the sequence model": speed["sequence_seconds"],
-        "peak memory (MiB)": speed["memory_mib"],
+        **{f"{name} (MiB)": speed[key] for key, name in MEMORY.items() if key in speed},
     }
 
 

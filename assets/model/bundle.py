@@ -83,7 +83,7 @@ class Bundle:
         if not self.speed:
             return "none: the bundle was there, made of the same"
         if self.device == CPU:
-            return "no GPU on this machine: trained on the CPU"
+            return "trained on the CPU"
         return f"{self.device} ({self.speed['device']})"
 
 
@@ -276,7 +276,10 @@ def sentence(event: dict[str, Any]) -> str:
             return f"after epoch {event['epoch']}: dev loss {event['loss']:.4f}, macro F1 {f1:.3f}"
         case "done":
             seconds, memory = event["seconds"], event["memory_mib"]
-            return f"trained on {event['device']} in {seconds:.1f} s, {memory:,} MiB at most"
+            of_gpu = event.get("device_memory_mib")
+            return f"trained on {event['device']} in {seconds:.1f} s, {memory:,} MiB at most" + (
+                f", {of_gpu:,} of the GPU" if of_gpu else ""
+            )
         case _:
             return str(event.get("text", event))
 

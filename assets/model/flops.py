@@ -42,8 +42,8 @@ KNOWN = {
 }
 """TFLOPS of dense bfloat16 matrix products by the data sheets; the first whose words a GPU's name has
 counts."""
-LESS = ("MIG", "Laptop", "Max-Q")
-"""In the names of a part of a GPU, and of slower ones of the same name."""
+LESS = re.compile(r"\bMIG\b|\bLaptop\b|\bMax-Q\b|\b(Ti|D)\b|-\d+[ABCQ]\b")
+"""In the names of a part of a GPU (`MIG 1g.18gb`, `A40-12Q`), and of others than the one of the same name."""
 MEASURE = 0.2
 """Seconds of measuring a device that is not known."""
 
@@ -66,7 +66,7 @@ def peak_of(device: torch.device) -> Peak:
 
 def known_peak(name: str) -> int | None:
     """TFLOPS of the GPU of this name, as torch gives it; None where no data sheet is known."""
-    if any(word in name for word in LESS):
+    if LESS.search(name):
         return None
     return next((tera for part, tera in KNOWN.items() if re.search(rf"\b{part}\b", name)), None)
 

@@ -14,12 +14,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TypeVar
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor, nn
+
+T = TypeVar("T")
 
 WAIT = timedelta(minutes=30)
 """For the others at one point of the training."""
@@ -56,6 +59,14 @@ class Peers:
         most = torch.tensor([number, -number], device=device)
         dist.all_reduce(most, op=dist.ReduceOp.MAX)
         return int(most[0]) == -int(most[1])
+
+    def of_first(self, value: T) -> T:
+        """The value that the first process has."""
+        if self.count == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box)
+        return box[0]
 
     def together(self, network: nn.Module, device: torch.device) -> nn.Module:
         """A network whose gradients are the mean of those of all processes after `backward`."""

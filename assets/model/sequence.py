@@ -353,7 +353,7 @@ class SequenceTrainer:
         for group in optimizer.param_groups:
             group["lr"] = self.config.learning_rate * rate
         inputs, targets = place[:, :-1], place[:, 1:][learnt]
-        loss = self._loss(network, sequences, inputs, targets, on_device(learnt, self.device))
+        loss = self._loss(network, sequences, inputs, targets, learnt)
         loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), 5.0)
         optimizer.step()
@@ -366,7 +366,7 @@ class SequenceTrainer:
         sequences: Sequences,
         inputs: Ints,
         targets: Ints,
-        learnt: Tensor,
+        learnt: NDArray[np.bool_],
     ) -> Tensor:
         """Cross-entropy of each target against items drawn for the step, corrected for how often they are.
 
@@ -385,9 +385,12 @@ class SequenceTrainer:
         _, level, gap = _tensors(self.device, sequences, inputs)
         ask = on_device(sequences.level[targets], self.device)
         correction = on_device(np.log(chance).astype(np.float32), self.device)
+        # Places, not a mask, of which a GPU would first have to say how many it has.
+        rows_learnt = on_device(np.flatnonzero(learnt), self.device)
         with precision(self.device):
             vectors = network.items(on_device(rows, self.device))
-            states = network(vectors, history.view(inputs.shape), level, gap)[learnt] + network.wanted(ask)
+            states = network(vectors, history.view(inputs.shape), level, gap).flatten(0, 1)[rows_learnt]
+            states = states + network.wanted(ask)
             own = (states * vectors[answer]).sum(dim=1).float()
             logits = (states @ vectors[others].T).float() - correction
         rest = logits.masked_fill(others == answer[:, None], NEVER).logsumexp(dim=1)

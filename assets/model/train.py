@@ -219,7 +219,8 @@ def work(  # noqa: PLR0917
     with joined(device) as peers:
         if peers.rank:
             progress = _silent
-        about = _about(recipe, snapshot, device, peers.count)
+        # GPUs of one training may differ; its checkpoint is the first process's.
+        about = peers.of_first(_about(recipe, snapshot, device, peers.count))
         kept = Checkpoints(checkpoint, about, _noting(progress)) if checkpoint else None
         trained = train(task, data, encoder, tokenizer, recipe, device, progress, kept, peers)
     if peers.rank:

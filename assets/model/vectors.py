@@ -168,7 +168,8 @@ def _encoded(
     began = saved = told = time.monotonic()
     done = 0
     with torch.inference_mode():
-        # Of one length: nothing is spent on padding, and a text's vector is the same whatever is beside it.
+        # Of one length: nothing is spent on padding, and on a CPU a text's vector is the same whatever is
+        # beside it. (A GPU's products pick kernels by the number of rows, which shows in the last bits.)
         for rows in of_one_length(tokens.lengths, TOKENS[device.type]):
             vectors = vectors_of(*tokens.batch(rows, device))
             portion |= dict(zip((keys[row] for row in rows), vectors, strict=True))

@@ -27,6 +27,7 @@ from assets.logs.sources import read_sources
 from assets.model.snapshot import snapshot_of
 from assets.recommendations.outcomes import outcomes_until
 from assets.recommendations.scoring import RECOMMENDATIONS, SIMILAR, Scores, audit_scores
+from resources.aside import fsync
 from resources.crash import crash_point
 from resources.home import Home
 from resources.identity import IdentityKey
@@ -102,10 +103,10 @@ def publish(home: Home, day: date, log: Callable[[str], None] = lambda message: 
             current = _current(home)
             aside.chmod(0o444)  # an open that would write, and so lock readers out, is refused instead
             crash_point("publish.read_only")
-            _sync(aside)
+            fsync(aside)
             aside.replace(shelf)
             crash_point("publish.kept")
-            _sync(home.shelves)
+            fsync(home.shelves)
         finally:
             _sweep(home)
         served = current is None or day >= _day_of(current)
@@ -263,8 +264,8 @@ def _nothing_published(home: Home) -> NoShelfError:
 
 
 def user_key_of(home: Home, user: str) -> str:
-    """The pseudonym of a shopper: `user` itself where it is one, else that of the raw id, in whichever
-    namespace the shelf knows it (the default namespace where it knows none).
+    """The pseudonym of a shopper: `user` itself where it is one, else that of the raw id, in the first
+    namespace in which the shelf knows it (the default namespace where it knows none).
 
     Raises:
         NoShelfError: nothing is published yet.
@@ -274,11 +275,12 @@ def user_key_of(home: Home, user: str) -> str:
     with published(home) as connection:
         key = IdentityKey.load(home)  # made on first use: not where there is no shelf
         candidates = [key.pseudonym(user, namespace) for namespace in _namespaces(home)]
-        known = connection.execute(
+        found = connection.execute(
             "SELECT DISTINCT user_key FROM recommendations "
             f"WHERE user_key IN ({', '.join(map(literal, candidates))})"
         ).fetchall()
-    return str(known[0][0]) if known else candidates[0]
+    known = {key for (key,) in found}
+    return next((one for one in candidates if one in known), candidates[0])
 
 
 def shelf_of(connection: duckdb.DuckDBPyConnection, user_key: str) -> pa.Table:
@@ -400,7 +402,7 @@ def _serve(home: Home, shelf: Path) -> None:
     crash_point("publish.shown")
     # Renaming a link onto another link of the same file does nothing, and leaves the first.
     aside.unlink(missing_ok=True)
-    _sync(home.root)
+    fsync(home.root)
 
 
 def _prune(home: Home, spare: set[Path]) -> list[str]:
@@ -412,12 +414,3 @@ def _prune(home: Home, spare: set[Path]) -> list[str]:
         shelf.unlink()
         crash_point("publish.pruned")
     return [shelf.name for shelf in removed]
-
-
-def _sync(path: Path) -> None:
-    """Make a file, or the names in a folder, outlive a power cut."""
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

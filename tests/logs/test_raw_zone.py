@@ -237,25 +237,82 @@ def test_a_file_with_a_checksum_is_taken_in_once_it_is_what_the_checksum_says(ho
     assert sum(raw_zone.rows_in_place(home).values()) == 5
 
 
-def test_a_file_that_changes_while_it_is_copied_is_asked_for_again(home: Home, drop: Drop) -> None:
-    file = drop("nightshelf_csv", "a.csv", events(count=5))
-    whole = file.stat().st_size
-    os.truncate(file, 1 << 29)  # a hole: it is read for a while, and takes no room
-    os.utime(file, (1_700_000_000, 1_700_000_000))
+def _once_copied(home: Home, then: Callable[[], object]) -> threading.Thread:
+    """Does something as soon as the copying of a first file has begun."""
 
-    def write() -> None:
+    def wait() -> None:
         while not list(home.loads.parent.glob("incoming/*/copy")):
             time.sleep(0.001)
-        os.truncate(file, whole)
+        then()
 
-    writer = threading.Thread(target=write)
-    writer.start()
-    (torn,) = raw_zone.take_in_all(home)
+    thread = threading.Thread(target=wait)
+    thread.start()
+    return thread
+
+
+def _slow(file: Path) -> int:
+    """Make the file one that is read for a while and takes no room, by a hole at its end; its size before."""
+    size = file.stat().st_size
+    os.truncate(file, 1 << 29)
+    os.utime(file, (1_700_000_000, 1_700_000_000))
+    return size
+
+
+def test_a_file_that_changes_while_it_is_copied_waits(home: Home, drop: Drop) -> None:
+    file = drop("nightshelf_csv", "a.csv", events(count=5))
+    whole = _slow(file)
+    writer = _once_copied(home, lambda: os.truncate(file, whole))
+    told: list[str] = []
+    assert raw_zone.take_in_all(home, told.append) == []
     writer.join()
-    assert (torn.status, torn.reason, torn.rows_loaded) == ("refused", "still_written", 0)
-    assert torn.adds_up
+    assert "nightshelf_csv/a.csv is still being written; it waits for the next time" in told
+    assert raw_zone.outcomes(home) == []
     (done,) = raw_zone.take_in_all(home)
     assert (done.status, done.rows_loaded) == ("loaded", 5)
+
+
+def test_a_file_that_is_written_to_while_others_are_taken_in_waits(home: Home, drop: Drop) -> None:
+    whole = events(count=4, day="2026-01-06")
+    for start, name in enumerate(("a.csv", "b.csv")):
+        _slow(drop("nightshelf_csv", name, events(start=start)))
+    file = drop("nightshelf_csv", "z.csv", whole[: len(whole) // 2])
+    writer = _once_copied(home, lambda: file.write_text(whole[: len(whole) - 3]))
+    taken = raw_zone.take_in_all(home)
+    writer.join()
+    assert "nightshelf_csv/z.csv" not in [outcome.file for outcome in taken]
+    file.write_text(whole)
+    (done,) = raw_zone.take_in_all(home)
+    assert (done.file, done.status, done.rows_loaded) == ("nightshelf_csv/z.csv", "loaded", 4)
+
+
+def test_a_file_that_is_removed_while_it_is_copied_is_taken_in_whole(home: Home, drop: Drop) -> None:
+    file = drop("nightshelf_csv", "a.csv", events(count=300_000))
+    remover = _once_copied(home, file.unlink)
+    (done,) = raw_zone.take_in_all(home)
+    remover.join()
+    assert not file.exists()
+    assert (done.rows_loaded, done.adds_up) == (300_000, True)
+
+
+def test_a_catalogue_that_is_again_what_it_was_is_noted_with_its_time(home: Home, drop: Drop) -> None:
+    """Whether an item is in stock goes by the catalogue that came last, and it may have come before."""
+    first = "item_id,title,price,in_stock\np1,Lamp,9.5,true\n"
+    (monday,) = _taken(home, drop("nightshelf_catalogue", "products.csv", first))
+    (tuesday,) = _taken(home, drop("nightshelf_catalogue", "products.csv", first.replace("true", "false")))
+    (again,) = _taken(home, drop("nightshelf_catalogue", "products.csv", first))
+    assert (again.status, again.load_id) == ("duplicate", monday.load_id)
+    assert again.began_at > tuesday.began_at > monday.began_at
+    (last,) = _taken(home, drop("nightshelf_catalogue", "products.csv", first.replace("true", "false")))
+    (back,) = _taken(home, drop("nightshelf_catalogue", "products.csv", first))
+    assert (last.load_id, back.load_id) == (tuesday.load_id, monday.load_id)
+    assert back.began_at > last.began_at
+    assert len(raw_zone.outcomes(home)) == 4  # two loads, and when each of them has come last
+
+
+def _taken(home: Home, file: Path) -> list[raw_zone.Outcome]:
+    now = time.time_ns()
+    os.utime(file, ns=(now - 10**10, now - 10**10))  # another time than before, and long enough ago
+    return raw_zone.take_in_all(home)
 
 
 def test_a_file_that_is_too_large_is_refused_unread(home: Home, drop: Drop) -> None:

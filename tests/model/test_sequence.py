@@ -237,7 +237,7 @@ def test_the_sampled_softmax_is_the_full_one_in_expectation(length):
     for _ in range(100):
         rows = random.choice(len(first), 120 // length)
         place, real = sequences.padded(first[rows], last[rows])
-        batch = (place[:, :-1], place[:, 1:][real[:, 1:]], torch.from_numpy(real[:, 1:]))
+        batch = (place[:, :-1], place[:, 1:][real[:, 1:]], real[:, 1:])
         for n, loss in enumerate(one(network, sequences, *batch) for one in (trainer._loss, slow_loss)):
             losses[n] += loss.item() / 100
             slopes[n] += torch.autograd.grad(loss, network.ids.weight)[0] / 100
@@ -254,9 +254,7 @@ def test_what_nobody_has_met_is_nobody_s_negative():
     network = trainer.fit(held(world)).network.train()
     sequences = Sequences.of(world.data)
     place, real = sequences.padded(*sequences.pieces(20, np.random.default_rng(0)))
-    loss = trainer._loss(
-        network, sequences, place[:, :-1], place[:, 1:][real[:, 1:]], torch.from_numpy(real[:, 1:])
-    )
+    loss = trainer._loss(network, sequences, place[:, :-1], place[:, 1:][real[:, 1:]], real[:, 1:])
     slope = torch.autograd.grad(loss, network.ids.weight)[0]
     met = np.isin(np.arange(16), sequences.item)
     assert not met.all()
@@ -280,7 +278,7 @@ def test_with_few_items_the_softmax_is_the_full_one():
     network = trainer.fit(held(world)).network.train()
     sequences = Sequences.of(world.data)
     place, real = sequences.padded(*sequences.pieces(8, np.random.default_rng(1)))
-    batch = (place[:, :-1], place[:, 1:][real[:, 1:]], torch.from_numpy(real[:, 1:]))
+    batch = (place[:, :-1], place[:, 1:][real[:, 1:]], real[:, 1:])
     found, wanted = trainer._loss(network, sequences, *batch), slow_loss(network, sequences, *batch)
     assert found.item() == pytest.approx(wanted.item(), abs=0.01)  # bfloat16 where the processor has it
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -375,6 +376,20 @@ sys.exit(main())
 """
 
 
+def torchrun(script: Path, processes: str, *arguments: str) -> str:
+    """What the processes of the script say."""
+    return subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"),
+            *("--nproc-per-node", processes, str(script), *arguments),
+        ],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+
+
 def test_two_processes_learn_what_one_does(
     snapshot: Snapshot, recipe: Callable[[str], Path], tmp_path: Path
 ) -> None:
@@ -394,20 +409,7 @@ def test_two_processes_learn_what_one_does(
     for processes in ("1", "2"):
         out = tmp_path / processes
         arguments = ["--snapshot", str(snapshot.path), "--config", str(config), "--out", str(out)]
-        torchrun = ["--standalone", "--local-addr", "127.0.0.1", "--nproc-per-node", processes]
-        subprocess.run(
-            [
-                sys.executable,
-                "-m",
-                "torch.distributed.run",
-                *torchrun,
-                str(tmp_path / "train.py"),
-                *arguments,
-            ],
-            env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
-            capture_output=True,
-            check=True,
-        )
+        torchrun(tmp_path / "train.py", processes, *arguments)
         curves.append(json.loads((out / "loss.json").read_text()))
         assert json.loads((out / "config.json").read_text())["processes"] == int(processes)
     alone, together = curves
@@ -418,6 +420,35 @@ def test_two_processes_learn_what_one_does(
     np.testing.assert_allclose(
         [p["loss"] for p in together["dev"]], [p["loss"] for p in alone["dev"]], rtol=1e-3
     )
+
+
+APART = """
+import os, sys
+from assets.model import checkpoints, train
+checkpoints.FIRST = 0.0
+train.device_name = lambda device: "of process " + os.environ["RANK"]  # GPUs of a training may differ
+sys.exit(train.main([*sys.argv[1:], "--checkpoint", os.environ["RANK"] + ".safetensors"]))
+"""
+"""Each process sees files of its own, and has a device of its own name."""
+
+
+def test_processes_that_share_no_folder_begin_anew(
+    snapshot: Snapshot, recipe: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of them has a checkpoint to go on from, the other has none."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "train.py").write_text(APART)
+    arguments = ["--snapshot", str(snapshot.path), "--config", str(recipe("max_steps: 20"))]
+    for out in ("first", "second"):
+        told = torchrun(tmp_path / "train.py", "2", *arguments, "--out", str(tmp_path / out))
+        assert ("not every process has the checkpoint" in told) == (out == "second")
+        assert not (tmp_path / "1.safetensors").exists()
+    first, second = ((tmp_path / out / "loss.json").read_text() for out in ("first", "second"))
+    assert first == second
+    shutil.copy(tmp_path / "0.safetensors", tmp_path / "1.safetensors")
+    told = torchrun(tmp_path / "train.py", "2", *arguments, "--out", str(tmp_path / "third"))
+    assert '"event": "resumed"' in told  # it is the first process whose device counts
+    assert (tmp_path / "third" / "loss.json").read_text() == first
 
 
 def test_three_trainings_on_two_devices(

@@ -207,6 +207,18 @@ def test_a_check_that_broke_has_not_passed(
     assert "never gave its verdict" in refusal(refused)
 
 
+def test_a_day_made_anew_does_not_speak_for_the_others_of_its_window(
+    defs: dg.Definitions, instance: dg.DagsterInstance, bad: Path
+) -> None:
+    bad.write_text("crash")
+    assert not run(defs, instance, "make", "2026-01-03", "2026-01-05").success
+    bad.unlink()
+    assert run(defs, instance, "make", "2026-01-05").success
+    assert run(defs, instance, "use_same_day", "2026-01-05").success
+    refused = run(defs, instance, "use_looks_back", "2026-01-06")
+    assert "never gave its verdict" in refusal(refused)
+
+
 def test_without_partitions_the_newest_verdict_counts(
     defs: dg.Definitions, instance: dg.DagsterInstance, bad: Path
 ) -> None:

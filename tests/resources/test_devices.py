@@ -90,6 +90,32 @@ def test_without_nvidia_smi_the_driver_says_which_gpus_there_are(
     assert devices() == []
 
 
+def test_a_gpu_has_one_lock_whether_or_not_nvidia_smi_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be busy, or not on the path of one service."""
+    nvidia_smi(tmp_path, monkeypatch, "echo 0, GPU-aaaa-1111; echo 1, GPU-bbbb-2222")
+    monkeypatch.setattr("resources.devices.DRIVER", tmp_path)
+    monkeypatch.setattr("resources.devices.INFORMATION", tmp_path / "gpus")
+    told = "Model: \t\t NVIDIA H200\nGPU UUID: \t {}\nBus Type: \t PCIe\nDevice Minor: \t {}\n"
+    for bus, uuid, minor in (
+        ("0000:19:00.0", "GPU-bbbb-2222", 1),
+        ("0000:0f:00.0", "GPU-aaaa-1111", 3),
+        ("0000:2a:00.0", "GPU-cccc-3333", 0),  # of another container: its device is not shown here
+    ):
+        (tmp_path / "gpus" / bus).mkdir(parents=True)
+        (tmp_path / "gpus" / bus / "information").write_text(told.format(uuid, minor))
+    for name in ("nvidia1", "nvidia3"):
+        (tmp_path / name).touch()
+    with lease_devices(Home(tmp_path)) as lease:
+        assert lease.names == ("0",)
+        monkeypatch.setenv("PATH", str(tmp_path / "nowhere"))
+        assert devices() == ["0", "1"]
+        monkeypatch.setenv("NIGHTSHELF_DEVICES", "0")
+        with pytest.raises(LeaseTimeoutError), lease_devices(Home(tmp_path), timeout=0.3):
+            pass
+
+
 def test_what_a_cluster_allows_comes_before_and_the_setting_before_that(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,4 +1,11 @@
--- Of several rows for one item and day, the file that came in last is right, and in it the last line.
+-- Of several rows for one item and day, the file that came in last is right, and in it the last line. A file that
+-- comes again, after another, holds again.
+with arrivals as (
+    select load_id, began_at, file
+    from {{ source('raw', 'ingest_outcomes') }}
+    qualify row_number() over (partition by load_id order by began_at desc, file desc) = 1
+)
+
 select
     products.item_id,
     coalesce(products.valid_from, date '1970-01-01') as valid_from,
@@ -13,11 +20,12 @@ select
     products.load_id,
     products.line
 from {{ source('raw', 'products') }} as products
-left join {{ source('raw', 'ingest_outcomes') }} as outcomes
-    on products.load_id = outcomes.load_id and outcomes.status != 'duplicate'
+left join arrivals on products.load_id = arrivals.load_id
 where products.item_id is not null
 qualify
     row_number() over (
         partition by products.item_id, coalesce(products.valid_from, date '1970-01-01')
-        order by outcomes.began_at desc nulls last, products.load_id desc, products.line desc
+        order by
+            arrivals.began_at desc nulls last, arrivals.file desc nulls last, products.load_id desc,
+            products.line desc
     ) = 1
