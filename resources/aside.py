@@ -45,8 +45,8 @@ def work_folder(parent: Path) -> Iterator[Path]:
 
 
 def sync(folder: Path) -> None:
-    """Have the disk hold all that is in the folder, as has to be before a rename puts it in place: or a power
-    cut could leave the new name with nothing behind it.
+    """Have the disk hold all that is in the folder: or a power cut could leave names with nothing behind
+    them.
     """
     for path in (*folder.rglob("*"), folder):
         fsync(path)

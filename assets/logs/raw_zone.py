@@ -161,6 +161,7 @@ def take_in_all(home: Home, log: Callable[[str], None] = lambda message: None) -
             done = {file: one.result() for file, one in tried.items() if not one.exception()}
             done |= {file: zone.take_in(file, ready[file], parsing) for file in ready if file in repeats}
         crash_point("ingest.all_taken_in")
+        zone.sync()
         zone.remember()
         crash_point("ingest.remembered")
         if failed:
@@ -290,6 +291,7 @@ class _RawZone:
         self.key = IdentityKey.load(home)
         self.seen_file = home.loads.parent / "seen.json"
         self.seen: dict[str, list[Any]] = _json(self.seen_file)
+        self.put: list[Path] = []
 
     def waiting(self) -> list[Path]:
         """Files in the drop folder that are not in the ledger as they are now, in the order of their
@@ -367,6 +369,7 @@ class _RawZone:
             _write_json(load / "outcome.json", asdict(outcome))
             crash_point("ingest.outcome_written")
             _put(load, self.home.loads / load_id)
+            self.put.append(self.home.loads / load_id)
             crash_point("ingest.load_in_place")
         self.log(_sentence(outcome))
         return outcome
@@ -390,6 +393,16 @@ class _RawZone:
                 READER_FAILED, f"taking it in failed with {type(error).__name__}. Please report it."
             )
             return _refused(failed, copy, blank, load, parsing)
+
+    def sync(self) -> None:
+        """Have the disk hold what was put in place, before anybody is told of it: publishers may remove their
+        files then. Once and at the end, for with the first file that is to be on the disk at once, ext4
+        writes the copies of others, too, which nobody will want.
+        """
+        for target in self.put:
+            sync(target)
+        for folder in {target.parent for target in self.put}:
+            fsync(folder)
 
     def remember(self) -> None:
         """Forget files that are gone, and put the cache in place."""
@@ -481,6 +494,7 @@ class _RawZone:
             _write_json(work / "outcome.json", asdict(outcome))
             crash_point("ingest.duplicate_written")
             _put(work, target)
+            self.put.append(target)
             crash_point("ingest.duplicate_in_place")
         self.log(_sentence(outcome))
         return outcome
@@ -581,7 +595,6 @@ def _put(folder: Path, target: Path) -> None:
     """Put a finished folder in place by one rename; one that is there and may be replaced is moved away
     first.
     """
-    sync(folder)  # the publisher may remove the file as soon as the load is there
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.exists():
         old = folder.with_name(folder.name + ".old")
@@ -592,7 +605,6 @@ def _put(folder: Path, target: Path) -> None:
         shutil.rmtree(old)
     else:
         folder.rename(target)
-    fsync(target.parent)
 
 
 def _settled(files: Sequence[Path], log: Callable[[str], None]) -> dict[Path, Mark]:

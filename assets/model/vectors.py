@@ -37,6 +37,10 @@ SCHEME = "mean-pooled, 2"
 """Part of the encoder hash; to be changed with the way in which a vector is made."""
 TOKENS = {"cpu": 4096, "cuda": 65_536}
 """Tokens at a time: enough to keep a few cores, or a GPU, busy; more do not fit the caches of a CPU."""
+LEAST_TOKENS = 512
+"""Tokens at a time at least, on processors with AMX: with fewer, oneDNN chooses kernels by how many there
+are, and a text's vector would depend on what is beside it.
+"""
 SAVE_EVERY = 20.0
 """Seconds of encoding after which vectors are written, so that an interruption loses no more than that."""
 LONGEST = 512
@@ -195,8 +199,14 @@ def _natively(encoder: PreTrainedModel, device: torch.device) -> Encode:
     # Preferred on an H100, cuDNN's attention plans anew for every shape: tens of milliseconds each.
     torch.backends.cuda.enable_cudnn_sdp(False)
 
+    has_amx = device.type == "cpu" and torch.cpu._is_amx_tile_supported()
+
     def encode(ids: torch.Tensor, mask: torch.Tensor) -> NDArray[np.float32]:
+        rows = len(ids)
+        if has_amx and ids.numel() < LEAST_TOKENS:
+            times = -(-LEAST_TOKENS // ids.numel())
+            ids, mask = ids.repeat(times, 1), mask.repeat(times, 1)
         mean = encoder(input_ids=ids, attention_mask=mask).last_hidden_state.float().mean(1)
-        return torch.nn.functional.normalize(mean, dim=1).cpu().numpy()
+        return torch.nn.functional.normalize(mean, dim=1)[:rows].cpu().numpy()
 
     return encode
