@@ -605,7 +605,7 @@ def test_who_interrupts_waits_for_no_file_and_none_counts_as_tried(home: Home, d
     parent = subprocess.Popen(
         [sys.executable, "-c", TAKE_IN], start_new_session=True, stderr=subprocess.PIPE, text=True
     )
-    _reader_of(files[0], psutil.Process(parent.pid))
+    _reader_of(files[0], psutil.Process(parent.pid)).suspend()  # else all could be done before it is told
     os.killpg(parent.pid, signal.SIGINT)  # as a terminal does on Ctrl-C
     _, told = parent.communicate()
     assert told.rstrip().endswith("KeyboardInterrupt")

@@ -1,7 +1,10 @@
 -- Of several rows for one item and day, the file that came in last is right, and in it the last line. A file that
 -- comes again, after another, holds again.
 with arrivals as (
-    select load_id, began_at, file
+    select
+        load_id,
+        began_at,
+        file
     from {{ source('raw', 'ingest_outcomes') }}
     qualify row_number() over (partition by load_id order by began_at desc, file desc) = 1
 )
