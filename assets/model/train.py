@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _run(args, argv)
     except KeyboardInterrupt:
         if not args.parent:  # which says it itself
-            print("interrupted", file=sys.stderr)
+            complain("interrupted")
         return INTERRUPTED
 
 
@@ -80,7 +80,7 @@ def _run(args: argparse.Namespace, argv: Sequence[str]) -> int:
         recipe, snapshot = load_recipe(args.config), Snapshot.load(args.snapshot)
         _require_empty(args.out)
     except (FileExistsError, FileNotFoundError, RecipeError, SnapshotError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(f"error: {error}")
         return REFUSED
     if args.processes > 1 and "LOCAL_RANK" not in os.environ:
         return _under_torchrun(args.processes, argv)
@@ -107,11 +107,11 @@ def _run(args: argparse.Namespace, argv: Sequence[str]) -> int:
         SnapshotError,
         TrainingError,
     ) as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(f"error: {error}")
         return REFUSED
     except torch.OutOfMemoryError as error:
         said = str(error).partition(". ")[0]
-        print(f"error: {said}: lower sequence_width in the recipe, or free the device", file=sys.stderr)
+        complain(f"error: {said}: lower sequence_width in the recipe, or free the device")
         return REFUSED
     finally:
         for fd in leases:
@@ -310,6 +310,11 @@ def device_name(device: torch.device) -> str:
     import torch
 
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def complain(text: str) -> None:
+    """A line on standard error, in one piece: processes that torchrun starts share it, and do not buffer."""
+    sys.stderr.write(f"{text}\n")
 
 
 def tell(event: dict[str, Any]) -> None:
