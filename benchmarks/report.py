@@ -156,8 +156,12 @@ def versions() -> dict[str, str]:
 
 def machine() -> dict[str, Any]:
     """Processor, cores that this process may use, memory; no names and no paths."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {"cpu": _cpu(), "cores": allowed, "memory_gib": _memory_gib(), "gpus": _gpus()}
+    return {"cpu": _cpu(), "cores": cores(), "memory_gib": _memory_gib(), "gpus": _gpus()}
+
+
+def cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def commit() -> tuple[str | None, bool | None]:

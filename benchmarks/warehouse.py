@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks.figures import Figures, in_turns, positive, ratio, short, teller
 from benchmarks.raw_events import DAYS, write_catalogue, write_events
+from benchmarks.report import cores
 from benchmarks.rivals import INGEST, MARTS, RESULTS, Place, missing_package
 
 if TYPE_CHECKING:
@@ -205,14 +206,14 @@ def run_alone(contestant: str, place: Place) -> Ran:
     Raises:
         RuntimeError: it failed; the message is what it said.
     """
-    cores = str(len(os.sched_getaffinity(0)))  # polars would take those that the machine has
+    threads = str(cores())  # polars would take those that the machine has
     with subprocess.Popen(
         [sys.executable, "-m", "benchmarks.rivals", contestant, str(place.folder)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         cwd=PROJECT,
-        env=os.environ | {"POLARS_MAX_THREADS": cores, "OMP_NUM_THREADS": cores},
+        env=os.environ | {"POLARS_MAX_THREADS": threads, "OMP_NUM_THREADS": threads},
     ) as process:
         peaks = [0]
         done = threading.Event()
