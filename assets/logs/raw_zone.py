@@ -98,6 +98,7 @@ class Outcome:
     attempts: int = 1
     """How many times in a row the reader has tried it."""
     began_at: str = ""
+    """When the ingestion began that took it in, UTC: the same for all of its files."""
     seconds: float = 0.0
 
     @property
@@ -291,7 +292,7 @@ class _RawZone:
         self.key = IdentityKey.load(home)
         self.seen_file = home.loads.parent / "seen.json"
         self.seen: dict[str, list[Any]] = _json(self.seen_file)
-        self.put: list[Path] = []
+        self.placed: list[Path] = []
 
     def waiting(self) -> list[Path]:
         """Files in the drop folder that are not in the ledger as they are now, in the order of their
@@ -318,13 +319,18 @@ class _RawZone:
         Raises:
             OSError: there is no room left, on the disk or in memory.
         """
+        path = self._path(file)
         try:
-            return self._taken_in(file, mark, parsing)
+            outcome = self._taken_in(file, mark, parsing)
         except OSError as error:
             if lack(error):
                 raise
-            self.log(f"{self._path(file)}: cannot be read ({error.strerror}); it waits for the next time")
+            self.log(f"{path}: cannot be read ({error.strerror}); it waits for the next time")
             return None
+        if outcome:
+            # A cache only: it saves reading files again that nobody has touched.
+            self.seen[path] = [*mark, outcome.sha256]
+        return outcome
 
     def _taken_in(self, file: Path, mark: Mark, parsing: Readers) -> Outcome | None:
         clock = time.monotonic()
@@ -340,9 +346,7 @@ class _RawZone:
             if digest is None:
                 self.log(f"{path} {_IS_WRITTEN}")
                 return None
-            # A cache only: it saves reading files again that nobody has touched.
             *_, last_digest = self.seen.get(path, [digest])
-            self.seen[path] = [*mark, digest]
             load_id = _load_id(source_name, digest)
             before = _outcome(self.home.loads / load_id)
             blank = Outcome(
@@ -368,8 +372,7 @@ class _RawZone:
             crash_point("ingest.rows_written")
             _write_json(load / "outcome.json", asdict(outcome))
             crash_point("ingest.outcome_written")
-            _put(load, self.home.loads / load_id)
-            self.put.append(self.home.loads / load_id)
+            self._place(load, self.home.loads / load_id)
             crash_point("ingest.load_in_place")
         self.log(_sentence(outcome))
         return outcome
@@ -394,14 +397,18 @@ class _RawZone:
             )
             return _refused(failed, copy, blank, load, parsing)
 
+    def _place(self, folder: Path, target: Path) -> None:
+        _put(folder, target)
+        self.placed.append(target)
+
     def sync(self) -> None:
         """Have the disk hold what was put in place, before anybody is told of it: publishers may remove their
         files then. Once and at the end, for with the first file that is to be on the disk at once, ext4
         writes the copies of others, too, which nobody will want.
         """
-        for target in self.put:
+        for target in self.placed:
             sync(target)
-        for folder in {target.parent for target in self.put}:
+        for folder in {target.parent for target in self.placed}:
             fsync(folder)
 
     def remember(self) -> None:
@@ -493,8 +500,7 @@ class _RawZone:
         with _work_folder(self.home, name) as work:
             _write_json(work / "outcome.json", asdict(outcome))
             crash_point("ingest.duplicate_written")
-            _put(work, target)
-            self.put.append(target)
+            self._place(work, target)
             crash_point("ingest.duplicate_in_place")
         self.log(_sentence(outcome))
         return outcome
