@@ -179,7 +179,7 @@ def duckdb_marts(place: Place) -> Took:
     place.bare.unlink(missing_ok=True)
     script = BARE.read_text(encoding="utf-8").replace("$loads", str(place.loads))
     began = time.monotonic()
-    with duckdb.connect(str(place.bare)) as db:
+    with duckdb.connect(str(place.bare), config={"storage_compatibility_version": "v1.4.0"}) as db:  # as ours
         db.execute(f"SET TimeZone = '{ZONE}'")
         db.execute("SET preserve_insertion_order = false")
         db.execute(script)

@@ -39,14 +39,17 @@
     {{ return({'relations': [table]}) }}
 {% endmaterialization %}
 
-{# Conditions on what a model reads, each true for about `rows_at_once` rows of its first input. A day is not cut. #}
+{#
+    Conditions on what a model reads, each true for about `rows_at_once` rows of those days of its first input that are
+    made anew. A day is not cut.
+#}
 {% macro portions(column) %}
     {%- set first_input = model.depends_on.nodes[0] -%}
     {%- set input = (graph.nodes.get(first_input) or graph.sources[first_input]).relation_name -%}
     {%- set reach = config.get('days_ahead', 0) -%}
     {%- set days = run_query(
         "select day, sum(count(*)) over (order by day) // " ~ var('rows_at_once') ~ " as portion from " ~ input
-        ~ " where " ~ in_window('day', behind=reach, ahead=reach) ~ " group by day order by day"
+        ~ " where " ~ in_window('day', ahead=reach) ~ " group by day order by day"
     ).rows -%}
     {%- set made = [] -%}
     {%- if column == 'day' -%}

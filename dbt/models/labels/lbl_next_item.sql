@@ -18,15 +18,20 @@ with events as (
     where {{ in_window('day', behind=reach, ahead=reach) }} and {{ share_of('user_key') }}
 ),
 
--- Of the days before, only what a history can still hold. Of one moment there may be several events (a list of
--- products), so the order goes on, by what they say and not by the files they came in: else each build could tell
--- another history.
+-- Of the days before, only what a history can still hold, and only of those who have come again. Of one moment there
+-- may be several events (a list of products), so the order goes on, by what they say and not by the files they came
+-- in: else each build could tell another history.
 needed as (
     select * from events
     where is_asked
     union all
     select * from events
-    where not is_asked
+    where
+        not is_asked
+        and user_key in (
+            select asked.user_key from events as asked
+            where asked.is_asked
+        )
     qualify
         row_number() over (
             partition by user_key
