@@ -66,10 +66,16 @@ def make_up_tables(run: Run, instance: DagsterInstance, home: Home, night: date)
         return
     if before not in materialized_days(instance, LABELS):
         take_in(run, home, tag)  # else nobody knows yet of which days there are rows
-    learnt_from = night - timedelta(days=home.shop.history_days - 1)
-    days = [day for day in without_tables(instance, home, before) if day >= learnt_from]
+    days = lacking_tables(instance, home, night)
     if days:
         make_tables(run, days[0], days[-1], tag)
+
+
+def lacking_tables(instance: DagsterInstance, home: Home, night: date) -> list[date]:
+    """Days before a night that it learns from and that were never brought into tables, oldest first."""
+    learnt_from = night - timedelta(days=home.shop.history_days - 1)
+    before = without_tables(instance, home, night - timedelta(days=1))
+    return [day for day in before if day >= learnt_from]
 
 
 def make_model(run: Run, day: date, tag: Mapping[str, str]) -> None:

@@ -42,9 +42,8 @@ from orchestration.backfill import (
     tag_of,
     take_in,
 )
-from orchestration.launcher import GONE, free_slots
+from orchestration.launcher import fail_lost_runs
 from orchestration.nights import (
-    ACTIVE,
     EVENTS,
     LABELS,
     attempts_of_night,
@@ -56,6 +55,7 @@ from orchestration.nights import (
 from orchestration.nights import SHELF as PUBLISHED
 from orchestration.pages import METHODS
 from orchestration.sensors import LABELS_LOOK_BACK, outdated_days
+from resources.aside import replacing
 from resources.home import Home
 from resources.leases import lease_one_of
 
@@ -171,7 +171,7 @@ class Backtest:
             orchestration.runs.RunFailedError: a run did not succeed; what was made before it stays.
         """
         with lease_one_of([self.home.leases / "backtest.lock"], on_wait=self.say):
-            self._fail_lost_runs()
+            fail_lost_runs(self.instance, self.home)
             if again:
                 self._begin_again()
             elif self._again.exists():
@@ -209,8 +209,8 @@ class Backtest:
     def _begin_again(self) -> None:
         record = Record(self.instance)
         newest = [max(record.newest(key).values(), default=0) for key in (*TABLES, *MODEL, *SHELVES)]
-        self._again.parent.mkdir(parents=True, exist_ok=True)
-        self._again.write_text(json.dumps({"since": max(newest)}), encoding="utf-8")
+        with replacing(self._again) as aside:
+            aside.write_text(json.dumps({"since": max(newest)}), encoding="utf-8")
 
     def _record(self) -> Record:
         since = json.loads(self._again.read_text(encoding="utf-8"))["since"] if self._again.exists() else 0
@@ -271,13 +271,6 @@ class Backtest:
         if model:
             make_model(self.run, day, self._tag)
         make_shelf(self.run, day, self._tag)
-
-    def _fail_lost_runs(self) -> None:
-        """What an earlier backtest left unfinished: it is gone, or it would hold the lease."""
-        for run in self.instance.get_runs(dg.RunsFilter(statuses=ACTIVE)):
-            if BACKTEST_TAG in run.tags:
-                self.instance.report_run_failed(run, GONE)
-        free_slots(self.instance)
 
     def _tell_skipped(self) -> None:
         """Once for all nights in a row that were there."""

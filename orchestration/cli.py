@@ -50,7 +50,7 @@ def everywhere(
 
     share_cores()
     # Set before anything reads it, and for the processes we start.
-    os.environ["NIGHTSHELF_HOME"] = str((home or Path(os.environ.get("NIGHTSHELF_HOME", "home"))).resolve())
+    os.environ["NIGHTSHELF_HOME"] = str((home or Path(os.environ.get("NIGHTSHELF_HOME") or "home")).resolve())
 
 
 @app.command()
@@ -100,10 +100,12 @@ def _open_shop(home: Home, name: str, timezone: str, currency: str, first_day: d
     """Write shop.yaml; days begin today where no first day is named."""
     from zoneinfo import available_timezones
 
-    from resources.home import Shop
+    from resources.home import CURRENCY, Shop
 
     if timezone not in available_timezones():
         raise NextStepError(f"{timezone!r} is no IANA time zone. Write one like: --timezone Europe/Berlin")
+    if not CURRENCY.fullmatch(currency):
+        raise NextStepError(f"{currency!r} is no ISO code of a currency. Write one like: --currency EUR")
     begins = first_day or datetime.now(Shop(timezone=timezone).zone).date()
     home.write_shop(Shop(name=name, timezone=timezone, currency=currency, first_day=begins))
     _console().print(f"Wrote {home.shop_file}: days begin in {timezone}, the first is {begins}.")
@@ -155,8 +157,14 @@ def simulate(
     home = _home()
     begins = home.shop.first_day if home.shop_file.exists() else _last_ended(home) - timedelta(days=days - 1)
     first = start.date() if start else begins
-    simulated(home, first, days, seed, _console(), shoppers=shoppers, products=products)
     last = first + timedelta(days=days - 1)
+    if last > _last_ended(home):
+        raise NextStepError(
+            f"{last} is not over yet, and rows of days to come would be refused. Name an earlier first day: "
+            f"--start {_last_ended(home) - timedelta(days=days - 1)}; it must not lie before first_day in "
+            f"{home.shop_file}."
+        )
+    simulated(home, first, days, seed, _console(), shoppers=shoppers, products=products)
     _console().print(f"Log files are in {home.drop}. Next: nightshelf backfill {first} {last}")
 
 
@@ -222,16 +230,20 @@ def backfill(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would run.")] = False,
     tables: Annotated[bool, typer.Option("--tables", help="Only the SQL stages.")] = False,
 ) -> None:
-    """Make past days again: tables as one run for the window, then model and shelf day by day."""
-    from orchestration.backfill import make_model, make_shelf, make_tables, tag_of, take_in
+    """Make past days again: tables as one run for the window, then model and shelf day by day.
+
+    The window of the tables begins earlier where the first night would else learn from days that have none.
+    """
+    from orchestration.backfill import lacking_tables, make_model, make_shelf, make_tables, tag_of, take_in
     from orchestration.nights import days_between, first_night
 
     home, console = _shop(), _console()
     begin, end = _window(home, first, last)
     nights = [] if tables else days_between(max(begin, first_night(home.shop)), end)
     if dry_run:
+        earlier = f"; earlier where days that {nights[0]} learns from have no tables" if nights else ""
         console.print("ingest            every file that waits in the drop folder")
-        console.print(f"warehouse         {begin} to {end}, one run")
+        console.print(f"warehouse         {begin} to {end}, one run{earlier}")
         for day in nights:
             console.print(f"training, shelf   {day}")
         return
@@ -242,7 +254,8 @@ def backfill(
         _require_idle(instance, *nights)
         run = partial(_run, instance)
         take_in(run, home, tag)
-        make_tables(run, begin, end, tag)
+        lacking = lacking_tables(instance, home, nights[0]) if nights else []
+        make_tables(run, min([begin, *lacking]), end, tag)
         for day in nights:
             _require_idle(instance, day)
             make_model(run, day, tag)

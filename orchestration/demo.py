@@ -6,7 +6,7 @@ import json
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -128,6 +128,7 @@ def _claim(home: Home, **settings: int) -> date:
                 f"{home.root} holds a demo made with {was}. Repeat it with these, or name another folder: "
                 "nightshelf demo --home DIR"
             )
+        _open_shop(home, first, settings)
         return first
     if _in_use(home):
         raise NotADemoError(
@@ -136,17 +137,24 @@ def _claim(home: Home, **settings: int) -> date:
         )
     last = last_ended_day(Shop(), datetime.now(UTC))
     first = last - timedelta(days=settings["days"] - 1)
-    first_night = last - timedelta(days=settings["nights"] - 1)
-    if first_night < first + timedelta(days=4):
+    if settings["days"] - settings["nights"] < 4:
         raise NotADemoError(
             "A model needs days to learn from: leave at least four days before the first night."
         )
-    home.write_shop(
-        # It has a last day: otherwise the UI would go on making nights of which there are no logs.
-        Shop(name="Demo shop", recipe="demo", first_day=first, first_night=first_night, last_day=last)
-    )
     _write(mark, settings | {"first_day": first.isoformat()})
+    _open_shop(home, first, settings)
     return first
+
+
+def _open_shop(home: Home, first: date, settings: Mapping[str, int]) -> None:
+    """Write shop.yaml, unless it is there."""
+    if not home.shop_file.exists():
+        last = first + timedelta(days=settings["days"] - 1)
+        first_night = last - timedelta(days=settings["nights"] - 1)
+        # It has a last day: otherwise the UI would go on making nights of which there are no logs.
+        home.write_shop(
+            Shop(name="Demo shop", recipe="demo", first_day=first, first_night=first_night, last_day=last)
+        )
 
 
 def _in_use(home: Home) -> bool:

@@ -57,8 +57,8 @@ def drift(home: Home, days: int) -> Drift | None:
         promise = Evaluation.load(evaluations(home), date.fromisoformat(champion.version[:10]))
     except FileNotFoundError:
         return None
-    if not len(outcomes):
-        return None
+    if promise.candidate != champion.version or not len(outcomes):
+        return None  # of a night that was made twice, the other model's evaluation
     return Drift(
         version=champion.version,
         newest=outcomes["day"][-1].as_py(),

@@ -142,7 +142,7 @@ def missing_nights(instance: dg.DagsterInstance, home: Home, last: date) -> list
     if not held:
         return []
     made = materialized_days(instance, SHELF) | _published(home)
-    first = max(first_night(home.shop), held[0] + LEARN_FROM)
+    first = _begins(home, held)
     return [day for day in days_between(first, min(last, held[-1] + BLIND)) if day not in made]
 
 
@@ -160,9 +160,17 @@ def without_logs(home: Home, day: date) -> str:
 def missing_tables(instance: dg.DagsterInstance, home: Home, last: date) -> list[date]:
     """Days before the first night, up to `last`, that were never brought into tables, oldest first.
 
-    They begin with the first day that has rows.
+    They begin with the first day that has rows, and end where `missing_nights` begins.
     """
-    return without_tables(instance, home, min(last, first_night(home.shop) - timedelta(days=1)))
+    held = _days_with_rows(home)
+    if not held:
+        return []
+    return without_tables(instance, home, min(last, _begins(home, held) - timedelta(days=1)))
+
+
+def _begins(home: Home, held: list[date]) -> date:
+    """The first night that is made up, given the days that have rows."""
+    return max(first_night(home.shop), held[0] + LEARN_FROM)
 
 
 def without_tables(instance: dg.DagsterInstance, home: Home, last: date) -> list[date]:
@@ -206,7 +214,8 @@ def backfilled_now(instance: dg.DagsterInstance) -> bool:
         )
     )
     return any(
-        SHELF in (backfill.asset_selection or []) or backfill.partition_set_name == "nightly_partition_set"
+        {EVENTS, LABELS, SHELF} & set(backfill.asset_selection or [])
+        or backfill.partition_set_name == "nightly_partition_set"
         for backfill in under_way
     )
 

@@ -47,9 +47,9 @@ class BatchingEventLog(SqliteEventLogStorage):
     """Dagster's event log in SQLite; a batch is one transaction in the run's file and one in the index."""
 
     def __init__(self, base_dir: str, inst_data: ConfigurableClassData | None = None) -> None:
+        self._open = threading.local()  # before the rest, which may have to make the index anew
         super().__init__(base_dir, inst_data)
         self._db_lock = threading.RLock()  # type: ignore[assignment]  # two files are open at once
-        self._open = threading.local()
 
     def store_event_batch(self, events: Sequence[EventLogEntry]) -> None:
         """Events of one run, of the kinds that Dagster gathers: `BATCH_WRITABLE_EVENTS`."""

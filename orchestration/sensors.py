@@ -127,9 +127,9 @@ def late_rows(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipR
     reason = "Days with late rows: " + in_words(list(late)) + ". The runs to add them failed"
     if given_up:
         reason += f" {MAX_ATTEMPTS} times. See their logs, then: {'; '.join(given_up)}"
-    return dg.SensorResult(
-        run_requests=requests, skip_reason=None if requests else f"{reason}; resting before the next attempt."
-    )
+    else:
+        reason += "; resting before the next attempt."
+    return dg.SensorResult(run_requests=requests, skip_reason=None if requests else reason)
 
 
 def _outdated_outcomes(instance: dg.DagsterInstance, now: datetime) -> list[dg.RunRequest]:
@@ -202,7 +202,9 @@ def missed_nights(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.S
     if _at_work(context.instance, "ingest"):
         return dg.SkipReason("Files are being taken in; looked at again when that is done.")
     if backfilled_now(context.instance):
-        return dg.SkipReason("A backfill is under way; what it leaves will be looked at when it is done.")
+        # Between two of its runs it is not to be seen: what was missing before it has to be seen twice anew.
+        reason = "A backfill is under way; what it leaves will be looked at when it is done."
+        return dg.SensorResult(skip_reason=reason, cursor="[]")
     early = missing_tables(context.instance, home, due)
     nights = missing_nights(context.instance, home, due)
     seen = set(json.loads(context.cursor or "[]"))

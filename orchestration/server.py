@@ -9,6 +9,7 @@ proxy is asked every few seconds, and told to reload when nobody answers behind 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import tempfile
 import threading
@@ -31,13 +32,28 @@ RELOAD_TIMEOUT = 180
 """Seconds that a code server has to load the definitions."""
 
 
+class ServerError(RuntimeError):
+    """The web server or the daemon came to an end by itself."""
+
+
 def serve(workspace: Path, port: int) -> None:
     """Run webserver, daemon and code servers until interrupted, in the instance that DAGSTER_HOME names.
 
     Args:
         workspace: the `workspace.yaml` with the code locations.
         port: of the webserver, on 127.0.0.1.
+
+    Raises:
+        ServerError: webserver or daemon ended though nobody interrupted us: whatever keeps services up shall
+            start us again.
     """
+    interrupted = threading.Event()
+
+    def interrupt(signum: int, frame: object) -> None:
+        interrupted.set()
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, interrupt)  # Dagster has SIGTERM do the same
     os.environ["DAGSTER_IS_DEV_CLI"] = "1"  # as `dagster dev` does, before it starts the code servers
     with (
         dg.DagsterInstance.get() as instance,
@@ -51,6 +67,11 @@ def serve(workspace: Path, port: int) -> None:
             threading.Thread(target=_keep_up, args=(spec["grpc_server"],), daemon=True).start()
         arguments = ["-w", str(started), "-h", "127.0.0.1", "-p", str(port)]
         dev_command.main(arguments, prog_name="nightshelf ui", standalone_mode=False)
+    if not interrupted.is_set():
+        raise ServerError(
+            "The web server or the daemon ended by itself, and with it the other; what it said stands above. "
+            "Start both again: nightshelf ui"
+        )
 
 
 def _keep_up(address: Mapping[str, object]) -> None:

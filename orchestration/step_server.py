@@ -16,6 +16,8 @@ import signal
 import threading
 import time
 
+from resources.devices import share_cores
+
 GRACE = 3.0
 """Seconds to come to an end by itself: a driver that was interrupted has told its steps before it went."""
 
@@ -37,5 +39,6 @@ def _end_with_driver() -> None:
 
 
 os.register_at_fork(after_in_child=_look_after_myself)
+share_cores()  # for steps whose run was not started by one of our commands
 gc.collect()
 gc.freeze()

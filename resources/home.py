@@ -35,6 +35,8 @@ from resources.yaml_file import YamlError, complaint, parsed
 
 BEHAVIORS = ("browse", "click", "cart", "purchase")
 """The four behaviours, weakest first. The taxonomy seed in `dbt/seeds` names them in two languages."""
+CURRENCY = re.compile("[A-Z]{3}")
+"""An ISO 4217 code."""
 
 
 class ShopError(ValueError):
@@ -158,7 +160,7 @@ class Shop(BaseModel):
     @field_validator("currency")
     @classmethod
     def _iso_code(cls, code: str) -> str:
-        if not re.fullmatch("[A-Z]{3}", code):
+        if not CURRENCY.fullmatch(code):
             raise ValueError(f"{code!r} is no ISO 4217 code; write one like EUR")
         return code
 
@@ -188,7 +190,7 @@ class Home:
     @classmethod
     def current(cls) -> Home:
         """The home that `NIGHTSHELF_HOME` names, else `home/` in the working directory."""
-        return cls(Path(os.environ.get("NIGHTSHELF_HOME", "home")).resolve())
+        return cls(Path(os.environ.get("NIGHTSHELF_HOME") or "home").resolve())
 
     @cached_property
     def shop(self) -> Shop:

@@ -6,6 +6,7 @@ the message is logged with its cause and does not keep the others from being tol
 
 from __future__ import annotations
 
+import http.client
 import json
 import logging
 import smtplib
@@ -71,7 +72,7 @@ class Notifier(dg.ConfigurableResource):
             try:
                 _patiently(send, title, text, link)
                 reached.append(channel)
-            except (OSError, ValueError, smtplib.SMTPException) as error:
+            except (OSError, ValueError, smtplib.SMTPException, http.client.HTTPException) as error:
                 failed.append(f"{channel}: {type(error).__name__}: {error}")
                 log.error("The notifier's %s did not take %r: %s", channel, title, error)
         if failed:
@@ -110,7 +111,8 @@ class Notifier(dg.ConfigurableResource):
         message.set_content(f"{text}\n\n{link}\n" if link else f"{text}\n", cte="quoted-printable")
         with _connected(server.scheme, server.hostname, server.port or 0) as smtp:
             smtp.ehlo()
-            if server.scheme == "smtp" and smtp.has_extn("starttls"):
+            # A password goes over an encrypted line or not at all, whatever the server says it can do.
+            if server.scheme == "smtp" and (server.username or smtp.has_extn("starttls")):
                 # Where there is no password, a stranger's encryption is better than none (RFC 7435).
                 smtp.starttls(context=ssl.create_default_context() if server.username else None)
             if server.username:
@@ -129,6 +131,6 @@ def _patiently(send: Callable[[str, str, str], None], title: str, text: str, lin
     for pause in PAUSES:
         try:
             return send(title, text, link)
-        except (OSError, smtplib.SMTPException):
+        except (OSError, smtplib.SMTPException, http.client.HTTPException):
             time.sleep(pause)
     send(title, text, link)

@@ -92,9 +92,12 @@ def test_a_simulated_shop_is_ready_to_be_run(place: Home) -> None:
     assert f"nightshelf backfill {place.shop.first_day}" in say("simulate", *small)
 
 
-def test_a_new_shop_begins_today(place: Home) -> None:
+def test_a_new_shop_begins_today(place: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--currency EUR" in refused(capsys, "init", "--currency", "euro")
     say("init")
     assert place.shop.first_day == datetime.now(place.shop.zone).date()
+    assert "rows of days to come would be refused" in refused(capsys, "simulate")
+    assert not place.drop.exists() or not any(place.drop.iterdir())
 
 
 def test_status_tells_whether_the_limits_hold(place: Home, capsys: pytest.CaptureFixture[str]) -> None:

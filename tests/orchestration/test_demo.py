@@ -29,6 +29,15 @@ def test_what_other_commands_leave_without_a_shop_is_in_nobodys_way(tmp_path: Pa
     assert home.shop.first_day == first and (home.root / "demo.json").exists()
 
 
+def test_a_demo_that_was_killed_before_its_shop_was_open_can_be_repeated(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    first = _claim(home, **SETTINGS)
+    home.shop_file.unlink()
+    again = Home(tmp_path)
+    assert _claim(again, **SETTINGS) == first
+    assert (again.shop.first_day, again.shop.first_night) == (home.shop.first_day, home.shop.first_night)
+
+
 def a_shop(home: Home) -> None:
     home.write_shop(Shop(first_day=date(2026, 1, 5)))
 

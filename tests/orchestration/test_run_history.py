@@ -130,3 +130,6 @@ def test_where_part_of_the_record_is_missing_it_is_made(home: Home) -> None:
     with instance_of(home) as instance:
         assert told(instance, backfill(instance))["partitions"]
         assert instance.all_instigator_state() == []
+    (home.dagster / "history" / "runs" / "index.db").unlink()
+    with instance_of(home) as instance:
+        assert told(instance, backfill(instance))["partitions"]

@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 from assets.logs.raw_zone import day_versions
 from assets.partitions import SHOP
 from orchestration import sensors
+from orchestration.backfill import lacking_tables
 from orchestration.definitions import defs
 from orchestration.nights import (
     BACKFILL_TAG,
@@ -205,8 +206,21 @@ def test_nights_wait_where_logs_no_longer_come(home: Home, instance: dg.DagsterI
 def test_nights_begin_when_there_are_days_to_learn_from(
     home: Home, instance: dg.DagsterInstance, noon: None
 ) -> None:
-    put_rows(home, "first", jan(20, 24))
+    put_rows(home, "first", days_between(*jan(20, 24)))
+    assert missed(instance) == [("warehouse", "tables-2026-01-20-2026-01-21")]
+    materialize(instance, LABELS, *jan(20, 21))
     assert missed(instance) == nights(22, 24)
+
+
+def test_a_backfill_makes_up_the_tables_that_its_first_night_learns_from(
+    home: Home, instance: dg.DagsterInstance
+) -> None:
+    put_rows(home, "first", days_between(*jan(6, 24)))
+    assert lacking_tables(instance, home, date(2026, 1, 20)) == days_between(*jan(6, 19))
+    materialize(instance, LABELS, *days_between(*jan(5, 17)))
+    assert lacking_tables(instance, home, date(2026, 1, 20)) == jan(18, 19)
+    home.write_shop(home.shop.model_copy(update={"history_days": 2}))
+    assert lacking_tables(instance, Home(home.root), date(2026, 1, 20)) == jan(19)
 
 
 def test_a_record_that_begins_anew_does_not_bring_old_nights_back(

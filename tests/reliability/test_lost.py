@@ -26,6 +26,7 @@ from tests.reliability.lost_services import (
     Services,
     alive,
     at_work,
+    command,
     gone_with,
     holds_device,
     holds_slot,
@@ -76,6 +77,15 @@ def test_a_step_ends_with_the_process_that_drives_its_run(home: Home, tmp_path: 
     finally:
         if alive(step):
             os.killpg(driver.pid, signal.SIGKILL)
+
+
+def test_where_the_web_server_is_lost_the_command_ends_and_says_so(tmp_path: Path) -> None:
+    """With an error, by which whatever keeps services up knows that it has to start it again."""
+    with services(training_home(tmp_path / "home")) as up:
+        (webserver,) = [p for p in processes_of(up.home) if "dagster_webserver" in " ".join(command(p))]
+        kill([webserver])
+        wait_for(lambda: not alive(up.main), 60, "all of it to end")
+    assert "ServerError: The web server or the daemon ended" in (up.home.root / "services.log").read_text()
 
 
 # The long form ---------------------------------------------------------------------------------------------

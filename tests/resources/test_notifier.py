@@ -50,6 +50,20 @@ def test_a_password_goes_to_nobody_else(safe_mail: Inbox, monkeypatch: pytest.Mo
     assert len(safe_mail.got) == 2
 
 
+def test_a_password_goes_to_no_server_that_offers_no_encryption(mail: Inbox) -> None:
+    notifier = Notifier(smtp_url=mail.url.replace("//", "//user:secret@"), mail_to="a@shop.test")
+    with pytest.raises(NotificationError, match="STARTTLS extension not supported"):
+        notifier.notify("title", "text")
+    assert {line.split()[0].upper() for line in mail.said} <= {"EHLO", "QUIT"} and not mail.got
+
+
+def test_an_address_that_is_none_does_not_keep_the_news_from_the_others(mail: Inbox) -> None:
+    notifier = Notifier(webhook_url="http://chat:port/hook", smtp_url=mail.url, mail_to="a@shop.test")
+    with pytest.raises(NotificationError, match="webhook: InvalidURL"):
+        notifier.notify("title", "text")
+    assert len(mail.got) == 1
+
+
 def test_a_channel_that_fails_is_named_and_the_others_are_told(
     web: Inbox, mail: Inbox, caplog: pytest.LogCaptureFixture
 ) -> None:
