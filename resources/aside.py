@@ -8,6 +8,7 @@ in the same folder removes it.
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import shutil
 import uuid
@@ -50,6 +51,12 @@ def sync(folder: Path) -> None:
     """
     for path in (*folder.rglob("*"), folder):
         fsync(path)
+
+
+def sha256_of(file: Path) -> str:
+    """SHA-256 of a file's content, in hex."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def fsync(path: Path) -> None:

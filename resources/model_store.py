@@ -25,7 +25,7 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resources.aside import replacing, work_folder
+from resources.aside import replacing, sha256_of, work_folder
 from resources.crash import crash_point
 
 if TYPE_CHECKING:
@@ -121,13 +121,13 @@ class ModelStore:
             "format": 1,
             "day": day.isoformat(),
             "files": {
-                file.relative_to(folder).as_posix(): {"sha256": _sha256(file), "bytes": file.stat().st_size}
+                file.relative_to(folder).as_posix(): {"sha256": sha256_of(file), "bytes": file.stat().st_size}
                 for file in files
             },
         }
         (folder / MANIFEST).write_text(_json(content), encoding="utf-8")
         crash_point("seal.manifest_written")
-        version = f"{day.isoformat()}-{_sha256(folder / MANIFEST)[:8]}"
+        version = f"{day.isoformat()}-{sha256_of(folder / MANIFEST)[:8]}"
         self._put(folder, self.folder / version)
         crash_point("seal.in_place")
         _write_json(self.folder / "by_day" / f"{day.isoformat()}.json", {"version": version})
@@ -144,7 +144,10 @@ class ModelStore:
         folder = self.folder / version
         if not (folder / MANIFEST).is_file():
             there = ", ".join(self.versions()) or "none"
-            raise FileNotFoundError(f"there is no model {version!r} in {self.folder}; it holds {there}")
+            raise FileNotFoundError(
+                f"there is no model {version!r} in {self.folder}; it holds {there}. Restore it from a "
+                "backup, or have another one serve: nightshelf rollback VERSION"
+            )
         _verify(folder)
         return folder
 
@@ -307,6 +310,8 @@ class ModelStore:
 
 
 def _verify(folder: Path) -> None:
+    if not (folder / MANIFEST).is_file():
+        raise TamperedBundleError(_differs(folder, MANIFEST, "is missing"))
     raw = (folder / MANIFEST).read_bytes()
     if hashlib.sha256(raw).hexdigest()[:8] != folder.name[-8:]:
         raise TamperedBundleError(_differs(folder, MANIFEST, "is not the one that was sealed"))
@@ -318,7 +323,7 @@ def _verify(folder: Path) -> None:
         if name not in named:
             raise TamperedBundleError(_differs(folder, name, "was added after sealing"))
         _refuse_live(folder, found[name])
-        if _sha256(found[name]) != named[name]["sha256"]:
+        if sha256_of(found[name]) != named[name]["sha256"]:
             raise TamperedBundleError(_differs(folder, name, "was changed after sealing"))
 
 
@@ -347,11 +352,6 @@ def _files(folder: Path) -> list[Path]:
         for file in folder.rglob("*")
         if (file.is_file() or file.is_symlink()) and file != folder / MANIFEST
     )
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _write_json(file: Path, content: Any) -> None:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, diags, vstack
 
 from assets.model.interactions import LEVELS, Floats, Interactions, Ints
-from assets.model.rules import new_items, numbered
+from assets.model.rules import new_items
 from assets.model.scored import Dense, Matrix, Products, Same, Scored, product, sparse, written_out
 
 if TYPE_CHECKING:
@@ -99,8 +99,8 @@ class Segment:
 
     def fit(self, data: Interactions) -> None:
         self._data, share = data, popularity(data, self.days).astype(np.float32)
-        name = data.categories if self.by == "category" else data.brands
-        group, named = numbered(name), np.flatnonzero(name != "")
+        group = data.category_groups if self.by == "category" else data.brand_groups
+        named = np.flatnonzero(group)
         shape = (len(group), int(group.max(initial=0)) + 1)
         member = csr_matrix((np.ones(len(named), np.float32), (named, group[named])), shape)
         self._member, self._popular = member, csr_matrix(diags(share) @ member).T.tocsr()
@@ -220,6 +220,21 @@ class CoVisitation:
 
 
 @dataclass
+class Autoencoder:
+    """The weights of EASE, for all channels that ask: they are the dearest to learn, and to keep."""
+
+    _data: Interactions | None = field(default=None, repr=False)
+    _matrix: Matrix | None = field(default=None, repr=False)
+
+    def on(self, data: Interactions) -> Matrix | None:
+        """[items, items] of `data`; None where there are too many items."""
+        if self._data is not data:
+            self._matrix = None  # before the next one needs the room
+            self._data, self._matrix = data, ease(data) if len(data.item_ids) <= EASE_UP_TO else None
+        return self._matrix
+
+
+@dataclass
 class Ease:
     """EASE, the closed-form linear autoencoder (Steck, WWW 2019): B = I − P · diag(P)⁻¹, P = (XᵀX + λI)⁻¹.
 
@@ -230,8 +245,8 @@ class Ease:
     variant: str = ""
     decay: float = 0.7
     most: int = 100
+    weights: Autoencoder = field(default_factory=Autoencoder, repr=False)
     _data: Interactions | None = field(default=None, repr=False)
-    _matrix: Matrix | None = field(default=None, repr=False)
 
     @property
     def name(self) -> str:
@@ -239,20 +254,20 @@ class Ease:
 
     def fit(self, data: Interactions) -> None:
         self._data = data
-        self._matrix = None
-        if len(data.item_ids) <= EASE_UP_TO:
-            self._matrix = ease(data)
+        self.weights.on(data)
 
     def scores(self, users: Ints) -> Matrix:
         data = _fitted(self._data)
-        if self._matrix is None:
+        matrix = self.weights.on(data)
+        if matrix is None:
             return np.zeros((len(users), len(data.item_ids)), np.float32)
-        scores = newest(data, users, self.decay, self.most) @ self._matrix
+        scores = newest(data, users, self.decay, self.most) @ matrix
         return np.maximum(scores, 0)
 
     def block(self, users: Ints) -> Scored:
-        if self._matrix is None:
-            return sparse(csr_matrix((len(users), len(_fitted(self._data).item_ids)), dtype=np.float32))
+        data = _fitted(self._data)
+        if self.weights.on(data) is None:
+            return sparse(csr_matrix((len(users), len(data.item_ids)), dtype=np.float32))
         return Dense(self.scores(users))
 
 
@@ -415,14 +430,15 @@ class Attributes:
 
 def channels() -> dict[str, Channel]:
     """All channels by name, unfitted; the first of equals explains a recommendation."""
+    autoencoder = Autoencoder()
     every: list[Channel] = [
         Revisit(),
         Habit(),
         CoVisitation(),
         CoVisitation("wide", backward=1.0, alpha=0.3, decay=0.9, window=30, fading=0.95),
         CoVisitation("bought", backward=0.0, alpha=0.3, decay=0.9, window=30, fading=0.95, to="purchase"),
-        Ease(),
-        Ease("long", decay=0.97),
+        Ease(weights=autoencoder),
+        Ease("long", decay=0.97, weights=autoencoder),
         Text(),
         Novelty(),
         Attributes(),
@@ -502,13 +518,19 @@ def co_visits(data: Interactions, window: int, fading: float, backward: float, t
     start = np.searchsorted(item[wanted], np.arange(items + 1))
     portions = np.flatnonzero(np.diff(start[1:] * len(near) // PAIRS)) + 1
     parts = [csr_matrix((0, items), dtype=np.float32)]
+    most = max(1, 2 * PAIRS // len(near))  # steps at a time: of what everybody has met there are more
     for begin, end in pairwise([0, *portions, items]):
-        steps = wanted[start[begin] : start[end]]
-        each = csr_matrix(
-            (np.ones(len(steps), np.float32), np.arange(len(steps)), start[begin : end + 1] - start[begin]),
-            (end - begin, len(steps)),
-        )
-        parts.append(each @ met_around(steps))
+        found = []
+        for place in range(start[begin], start[end], most):
+            steps = wanted[place : min(place + most, start[end])]
+            own_steps = np.clip(start[begin : end + 1] - place, 0, len(steps))
+            ones = np.ones(len(steps), np.float32)
+            each = csr_matrix((ones, np.arange(len(steps)), own_steps), (end - begin, len(steps)))
+            found.append(each @ met_around(steps))
+        if found:
+            parts.append(sum(found[1:], found[0]))
+        else:
+            parts.append(csr_matrix((end - begin, items), dtype=np.float32))
     total = csr_matrix(vstack(parts).T)
     total.eliminate_zeros()
     return total
@@ -519,14 +541,16 @@ def ease(data: Interactions) -> Matrix:
     log, items = data.events, len(data.item_ids)
     met = csr_matrix((np.ones(len(log.user), np.float32), (log.user, log.item)), (len(data.users), items))
     met.data[:] = 1  # binary: however often
-    gram = (met.T @ met).toarray().astype(np.float32)
+    # In Fortran's order, in which LAPACK works in place: one such matrix may have 900 MB.
+    gram = (met.T @ met).toarray(order="F")
     gram[np.diag_indices(items)] += 2 * max(len(data.known_users), 1) ** 0.5
     factor, _ = scipy.linalg.lapack.spotrf(gram, lower=1, overwrite_a=1)
     inverse, _ = scipy.linalg.lapack.spotri(factor, lower=1, overwrite_c=1)
-    inverse = np.tril(inverse) + np.tril(inverse, -1).T
-    weights = -inverse / np.diag(inverse)
+    weights = inverse.T  # its upper half, and the other order
+    weights += np.tril(inverse, -1)
+    weights /= -np.diag(weights).copy()
     np.fill_diagonal(weights, 0)
-    return np.ascontiguousarray(weights, np.float32)
+    return weights
 
 
 def tags(data: Interactions) -> csr_matrix:

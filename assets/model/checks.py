@@ -41,7 +41,7 @@ def serving_bundle_is_what_was_sealed(context: dg.AssetCheckExecutionContext) ->
         return dg.AssetCheckResult(passed=False, description=f"No model serves on {day}.")
     try:
         store.path(champion.version)
-    except (BundleError, TamperedBundleError) as error:
+    except (FileNotFoundError, BundleError, TamperedBundleError) as error:
         return dg.AssetCheckResult(
             passed=False, description=str(error), metadata={"version": champion.version}
         )

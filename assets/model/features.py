@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 
 from assets.model.channels import Channel, popularity
 from assets.model.interactions import Floats, Interactions, Ints, find
-from assets.model.rules import numbered
 from assets.model.scored import Chosen, Matrix, Scored, best_of
 
 EPSILON = 1e-4
 """Score, as a share of the user's best, below which a channel has nothing to say."""
+NOTHING = np.float64(np.log(np.float32(EPSILON)))
+"""What then stands in its column "log …"."""
 PER_CHANNEL = 40
 """Candidates from each channel that the user has not met."""
 OWN = 100
@@ -79,7 +80,8 @@ class Features:
             chosen[first.row[heard], first.item[heard]] = True
             told.append((scored, best))
         for short in np.flatnonzero(np.count_nonzero(chosen, axis=1) < least):
-            others = self._by_popularity[(allowed & ~chosen)[short, self._by_popularity]]
+            free = allowed[short] & ~chosen[short]
+            others = self._by_popularity[free[self._by_popularity]]
             chosen[short, others[: least - np.count_nonzero(chosen[short])]] = True
         pairs = Chosen(chosen)
         row, item = pairs.places
@@ -128,7 +130,8 @@ class Features:
         newest_day = last_day.max(initial=0)
         length = np.diff(history.start)[users]
         days_away, busy, days = (values[users] for values in self.of_users)
-        shares = [self._share(users, row, item, of) for of in (self._category, self._brand)]
+        category, brand = self.data.category_groups, self.data.brand_groups
+        shares = [self._share(users, row, item, of) for of in (category, brand)]
         return [
             np.log(self._price[item] / self._usual_price[users][row]),
             np.where(seen, history.events[at], 0),
@@ -136,7 +139,7 @@ class Features:
             np.where(seen, np.log1p(history.age[at]), 9.0),
             np.where(seen, history.level[at] + 1, 0),
             *shares,
-            self._newest_category(users)[row] == self._category[item],
+            self._newest_category(users)[row] == category[item],
             np.log1p(length)[row],
             (np.log1p(length) - np.log1p(days))[row],
             np.log1p(days_away)[row],
@@ -182,14 +185,6 @@ class Features:
         user = np.repeat(np.arange(users), np.diff(history.start))
         return (np.bincount(user, history.events > 1, users) + 0.1) / (np.bincount(user, minlength=users) + 1)
 
-    @cached_property
-    def _category(self) -> Ints:
-        return _numbered(self.data.categories)
-
-    @cached_property
-    def _brand(self) -> Ints:
-        return _numbered(self.data.brands)
-
     def _share(self, users: Ints, row: Ints, item: Ints, of: Ints) -> Floats:
         """[pairs] share of the user's items that are of the candidate's group; 0 for an unnamed one."""
         groups = int(of.max(initial=0)) + 1
@@ -205,13 +200,8 @@ class Features:
     def _newest_category(self, users: Ints) -> Ints:
         history = self.data.histories
         some = history.start[users + 1] > history.start[users]
-        newest = self._category[history.item[np.where(some, history.start[users], 0)]]
+        newest = self.data.category_groups[history.item[np.where(some, history.start[users], 0)]]
         return np.where(some & (newest > 0), newest, -1)
-
-
-def _numbered(names: NDArray[np.object_]) -> Ints:
-    """Groups by number; 0 for the unnamed."""
-    return numbered(np.append("", names))[1:]
 
 
 def _ranks(row: Ints, begins: Ints, score: Matrix) -> Matrix:

@@ -67,9 +67,9 @@ def decide(evaluation: Evaluation, not_worse: float = NOT_WORSE) -> Decision:
 
     The last two are judged on days with `ENOUGH` shoppers only.
 
-    Without any incumbent, or with one that this version of Nightshelf cannot open, the candidate serves even
-    if it fails, provisionally: the shop wants a shelf, and Nightshelf has no other. `passed` then says no,
-    and the check on `champion_model` warns.
+    Without any incumbent, or with one that is gone or that this version of Nightshelf cannot open, the
+    candidate serves even if it fails, provisionally: the shop wants a shelf, and Nightshelf has no other.
+    `passed` then says no, and the check on `champion_model` warns.
     """
     if not evaluation.users:
         return _without_users(evaluation)
@@ -100,7 +100,7 @@ def _incumbent(evaluation: Evaluation, not_worse: float) -> Iterator[_Verdict]:
         yield _Verdict(
             True,
             f"The incumbent {evaluation.incumbent} was made by another version of Nightshelf, which this one "
-            "cannot open: there is nothing to compare with.",
+            "cannot open, or is no longer there: there is nothing to compare with.",
         )
         return
     against, reached = evaluation.comparisons[INCUMBENT], _ndcg(evaluation, INCUMBENT)

@@ -25,6 +25,9 @@ LEVELS = {"browse": 0, "click": 1, "cart": 2, "purchase": 3}
 GAPS = 24
 """Buckets of the time since the event before: bucket b holds gaps of about 2^b seconds, up to half a year."""
 
+QUIET = 0.2
+"""Share of the shoppers that come back on a day, of the median, below which a day is no day like others."""
+
 EPOCH = date(1970, 1, 1).toordinal()
 
 Ints = NDArray[np.int64]
@@ -315,6 +318,21 @@ class Interactions:
         return self.first_seen <= self.as_of.toordinal()
 
     @cached_property
+    def times_met(self) -> Ints:
+        """[items] meetings (shoppers and days) on record."""
+        return np.bincount(self.behaviors.item, minlength=len(self.item_ids))
+
+    @cached_property
+    def category_groups(self) -> Ints:
+        """[items] the category as a number; 0 where the shop names none."""
+        return _numbered(self.categories)
+
+    @cached_property
+    def brand_groups(self) -> Ints:
+        """[items] the brand as a number; 0 where the shop names none."""
+        return _numbered(self.brands)
+
+    @cached_property
     def unmet_items(self) -> NDArray[np.bool_]:
         """[items] that nobody has met by then."""
         return np.bincount(self.events.item, minlength=len(self.item_ids)) == 0
@@ -340,14 +358,15 @@ class HeldOut:
     users: Ints
     """Who is judged, in order: they have a history in `past` and met something held out."""
     user: Ints
-    """The held-out pairs, each once, of items known by then: user, item and strongest behaviour."""
+    """The held-out pairs in order of users, each once, of items known by then: user, item and strongest
+    behaviour."""
     item: Ints
     level: Ints
     repeats: bool = True
     """Whether items of a user's own history may be recommended (and count). If not, they are masked."""
 
     def relevant(self, users: Ints, at_least: int = 0) -> NDArray[np.bool_]:
-        """[len(users), items] held-out pairs of at least that behaviour; `users` must be in order."""
+        """[len(users), items] held-out pairs of at least that behaviour."""
         strong = self.level >= at_least
         return pair_matrix(users, (self.user[strong], self.item[strong]), len(self.past.item_ids))
 
@@ -374,9 +393,18 @@ def hold_out(data: Interactions, day: date) -> HeldOut:
 
 
 def dev_day(data: Interactions) -> date:
-    """The newest day before the cut-off on which shoppers with a history came; the one before it if none."""
-    days = np.unique(data.behaviors.day)
-    for day in days[days < data.as_of.toordinal()][::-1]:
+    """The newest day before the cut-off on which shoppers with a history came; the one before it if none.
+
+    Days with less than `QUIET` of the usual number are asked last: from the one shopper of a day on which the
+    shop was closed nothing could be learnt.
+    """
+    log, users = data.behaviors, max(len(data.users), 1)
+    first = np.full(users, np.iinfo(np.int64).max)
+    np.minimum.at(first, log.user, log.day)
+    back = (first[log.user] < log.day) & (log.day < data.as_of.toordinal())
+    days, came = np.unique(np.unique(log.day[back] * users + log.user[back]) // users, return_counts=True)
+    quiet = came < QUIET * np.median(came) if len(came) else np.zeros(0, bool)
+    for day in (*days[~quiet][::-1], *days[quiet][::-1]):
         if len(hold_out(data, date.fromordinal(int(day))).users):
             return date.fromordinal(int(day))
     return data.as_of - timedelta(days=1)
@@ -425,13 +453,14 @@ def places(row: Ints) -> Ints:
 
 
 def pair_matrix(users: Ints, pairs: tuple[Ints, Ints], items: int) -> NDArray[np.bool_]:
-    """[users, items] with True at the given (user, item) pairs; `users` must be sorted."""
+    """[users, items] with True at the given (user, item) pairs, which must be in order of users."""
     user, item = pairs
+    start = np.searchsorted(user, users)
+    length = np.searchsorted(user, users, "right") - start
+    row = np.repeat(np.arange(len(users)), length)
+    place = np.arange(len(row)) + np.repeat(start - (np.cumsum(length) - length), length)
     matrix = np.zeros((len(users), items), bool)
-    row = np.searchsorted(users, user)
-    inside = row < len(users)
-    inside[inside] = users[row[inside]] == user[inside]
-    matrix[row[inside], item[inside]] = True
+    matrix[row, item[place]] = True
     return matrix
 
 
@@ -478,6 +507,12 @@ def _lists(table: pa.Table, name: str) -> NDArray[np.object_]:
     for row, value in enumerate(values):  # one by one: lists of equal length would become a matrix
         lists[row] = value or []
     return lists
+
+
+def _numbered(words: NDArray[np.object_]) -> Ints:
+    """Equal numbers for equal words, in order of appearance: cheaper than by sorting. 0 for the empty one."""
+    numbers: dict[str, int] = {"": 0}
+    return np.fromiter((numbers.setdefault(word, len(numbers)) for word in words), np.int64, len(words))
 
 
 def _days(table: pa.Table) -> Ints:

@@ -41,7 +41,7 @@ def evaluate_night(home: Home, day: date, log: Log = lambda message: None) -> Ev
     candidate = open_recommender(store.path(version), snapshot, home, log)
     try:
         incumbent = open_recommender(store.path(before.version), snapshot, home, log) if before else None
-    except OutdatedModelError as error:
+    except (OutdatedModelError, FileNotFoundError) as error:  # or somebody has removed it
         log(f"measuring without the incumbent: {error}")
         incumbent = None
     evaluation = evaluate(

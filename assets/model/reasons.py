@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from assets.model.channels import Channel, meetings
 from assets.model.interactions import Floats, Interactions, Ints, places
-from assets.model.rules import Mask, new_items, numbered
+from assets.model.rules import Mask, new_items
 
 BECAUSE = ("Because you viewed", "Because you viewed", "Because you put in your cart", "Because you bought")
 """By the strongest behaviour of the shopper with the item that speaks for this one."""
@@ -136,17 +136,17 @@ def _nearest_in_history(
 
 def _popular_in_category(data: Interactions) -> Mask:
     """[items] among the most met of their category this week, and met more than its average item."""
-    met, category = meetings(data, 7), numbered(data.categories)
+    met, category = meetings(data, 7), data.category_groups
     mean = np.bincount(category, met) / np.maximum(np.bincount(category), 1)
     order = np.lexsort((-met, category))
     place = np.empty(len(order), np.int64)
     place[order] = places(category[order])
-    return (place < MOST_POPULAR) & (met > mean[category]) & (data.categories != "")
+    return (place < MOST_POPULAR) & (met > mean[category]) & (category > 0)
 
 
 def _category_known(data: Interactions, users: Ints, items: Ints) -> Mask:
     """[pairs] whether the user has ever met anything of the item's category."""
-    category = numbered(data.categories)
+    category = data.category_groups
     asked, many = np.unique(users), int(category.max(initial=0)) + 1
     row, _, position = data.histories.expand(asked, most=np.iinfo(np.int64).max)
     known = asked[row] * many + category[data.histories.item[position]]

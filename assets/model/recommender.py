@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
@@ -38,7 +39,7 @@ from assets.model.channels import (
     popularity,
     searched,
 )
-from assets.model.features import EPSILON, PER_CHANNEL, Candidates, Features
+from assets.model.features import EPSILON, NOTHING, PER_CHANNEL, Candidates, Features
 from assets.model.interactions import (
     LEVELS,
     Floats,
@@ -414,9 +415,8 @@ class Recommender:
         strangers = dict.fromkeys(key for key, is_known in zip(users, known, strict=True) if not is_known)
         rows += [self._popular_shelf(key, k, worth) for key in strangers]
         shelf = pa.concat_tables([RECOMMENDATIONS.empty_table(), *rows])
-        place = {key: n for n, key in enumerate(users)}
-        by_user = np.asarray([place[key] for key in shelf["user_key"].to_pylist()], np.int64)
-        return shelf.take(np.argsort(by_user, kind="stable"))
+        by_user = pc.index_in(shelf["user_key"], value_set=pa.array(list(dict.fromkeys(users)), pa.string()))
+        return shelf.take(np.argsort(by_user.to_numpy(), kind="stable"))
 
     def shelves(self, users: Ints, k: int, values: Values | None = None) -> Ints:
         """[len(users), k] item numbers: what `recommend` shows users by number, best first, then -1."""
@@ -482,7 +482,7 @@ class Recommender:
         shown, worth = self.ranked(users, k, values), self._worth(values)
         user, ranker = users[shown.row], self.rankers["browse"]
         lifts = {
-            name: ranker.weight_of(name) * (shown.features[:, n] - np.log(EPSILON))
+            name: ranker.weight_of(name) * (shown.features[:, n] - NOTHING)
             for n, name in enumerate(self.channels)
         }
         told = reasons(self.data, self.channels, lifts, user, shown.item)
@@ -599,7 +599,7 @@ def _new_near(recommender: Recommender, held: HeldOut, users: Ints) -> float | N
     None where shoppers do not meet such items, so that a ranking has no places for them; nor in a ranking of
     items new to the shopper, where they compete with others on equal terms.
     """
-    if not held.repeats or "novelty" not in recommender.channels or not len(held.item):
+    if not held.repeats or "novelty" not in recommender.channels or not len(held.item) or not len(users):
         return None
     if held.past.unmet_items[held.item].mean() < MEETS_NEW:
         return None

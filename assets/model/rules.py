@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from assets.model.interactions import LEVELS, Floats, Interactions, Ints, Log, pair_matrix
+from assets.model.interactions import EPOCH, LEVELS, Floats, Interactions, Ints, Log, pair_matrix
 from assets.model.metrics import top_k
 
 EVERY_CATEGORY = "*"
@@ -47,7 +47,7 @@ CLEARLY_BELOW = 0.5
 """Share of the typical rate below which buying again is clearly rarer."""
 
 _DAYS = 10_000_000  # above any ordinal: user · _DAYS + day is a key in order of user, then day
-_ROWS = 200  # shelves arranged at a time: bounds the memory of their likenesses
+_CELLS = 64_000_000  # likenesses of the shelves that are arranged at a time: 256 MB
 
 Mask = NDArray[np.bool_]
 
@@ -144,13 +144,14 @@ def fit_rules(data: Interactions, config: Mapping[str, Any]) -> Rules:
 
 
 def held_back(data: Interactions, rules: Rules) -> tuple[Ints, Ints]:
-    """(user, item) of the purchases that hold an item back on the day after `as_of`."""
+    """(user, item) of the purchases that hold an item back on the day after `as_of`, in order of users."""
     bought = _purchases(data)
     days = np.zeros(len(data.item_ids), np.int64)
     some = np.unique(bought.item)
     days[some] = [rules.days(category) for category in data.categories[some]]
     recent = bought.where(bought.day > data.as_of.toordinal() - days[bought.item])
-    return recent.user, recent.item
+    order = np.argsort(recent.user, kind="stable")
+    return recent.user[order], recent.item[order]
 
 
 def allowed(data: Interactions, users: Ints, held: tuple[Ints, Ints]) -> Mask:
@@ -158,12 +159,10 @@ def allowed(data: Interactions, users: Ints, held: tuple[Ints, Ints]) -> Mask:
 
     Args:
         data: as of the day of the shelf; the shelf is for the day after.
-        users: each once, in any order.
+        users: in any order.
         held: what `held_back` found under the rules in force.
     """
-    order = np.argsort(users)
-    barred = np.empty((len(users), len(data.item_ids)), bool)
-    barred[order] = pair_matrix(users[order], held, barred.shape[1])
+    barred = pair_matrix(users, held, len(data.item_ids))
     return ~barred & (data.in_stock & data.known_items)
 
 
@@ -206,12 +205,13 @@ def new_items(data: Interactions) -> Mask:
     """[items]: first seen within the last `NEW_DAYS` days, and met fewer than `FEW` times.
 
     A shop that has been watched for less than `NEW_DAYS` days before an item came cannot say that it is new:
-    perhaps it was only met for the first time.
+    perhaps it was only met for the first time. A catalogue that names no day, which counts as from 1970 on,
+    does not say since when the shop has been watched.
     """
     seen, today = data.first_seen, data.as_of.toordinal()
-    since = seen[seen > 0].min(initial=today)
-    met = np.bincount(data.behaviors.item, minlength=len(seen))
-    return (seen > today - NEW_DAYS) & (seen <= today) & (seen >= since + NEW_DAYS) & (met < FEW)
+    since = seen[seen > EPOCH].min(initial=today)
+    lately = (seen > today - NEW_DAYS) & (seen <= today) & (seen >= since + NEW_DAYS)
+    return lately & (data.times_met < FEW)
 
 
 def arrange(  # noqa: PLR0917 - the candidates are three arrays
@@ -241,10 +241,11 @@ def arrange(  # noqa: PLR0917 - the candidates are three arrays
     if not (rules.most_per_brand or rules.diversity or rules.places_for_new(k)):
         place = np.arange(len(order)) - np.repeat(start, size)
         return order[place < k]
-    brand, limited, new = numbered(data.brands), data.brands != "", new_items(data)
+    brand, new = data.brand_groups, new_items(data)
     parts = [np.zeros(0, np.int64)]
-    for first in range(0, len(rows), _ROWS):
-        part = slice(first, first + _ROWS)
+    at_once = max(1, _CELLS // int(size.max(initial=1)) ** 2)
+    for first in range(0, len(rows), at_once):
+        part = slice(first, first + at_once)
         place = np.arange(size[part].max())
         there = place < size[part, None]
         position = order[np.where(there, start[part, None] + place, 0)]
@@ -253,7 +254,7 @@ def arrange(  # noqa: PLR0917 - the candidates are three arrays
             there=there,
             relevance=_relevance(score[position], there),
             brand=brand[items],
-            limited=limited[items],
+            limited=brand[items] > 0,
             new=new[items],
             likeness=_likeness(data, items, rules),
         )
@@ -301,12 +302,6 @@ class _Shelves:
         return taken[taken >= 0]
 
 
-def numbered(words: NDArray[np.object_]) -> Ints:
-    """A number for each word, equal ones for equal words; in order of appearance, cheaper than by sorting."""
-    numbers: dict[str, int] = {}
-    return np.fromiter((numbers.setdefault(word, len(numbers)) for word in words), np.int64, len(words))
-
-
 def _first_choice(wanted: Mask, otherwise: Mask) -> Mask:
     """Row by row what is wanted, or where there is nothing of it, what there is otherwise."""
     return np.where(wanted.any(axis=1, keepdims=True), wanted, otherwise)
@@ -324,7 +319,8 @@ def _likeness(data: Interactions, items: Ints, rules: Rules) -> NDArray[np.float
         return None
     vectors = data.vectors[items]
     # Products in another batch differ in their last bits; rounding makes ties of that noise.
-    return (vectors @ vectors.transpose(0, 2, 1)).round(4)
+    likeness = vectors @ vectors.transpose(0, 2, 1)
+    return likeness.round(4, out=likeness)
 
 
 def _purchases(data: Interactions) -> Log:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from resources.aside import replacing, work_folder
+from resources.aside import replacing, sha256_of, work_folder
 from resources.crash import crash_point
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ class Snapshot:
             table = path / f"{name}.parquet"
             if not table.is_file():
                 raise _damaged(table, "is missing")
-            if _sha256(table) != manifest["sha256"].get(name):
+            if sha256_of(table) != manifest["sha256"].get(name):
                 raise _damaged(table, "was changed after it was written")
         if manifest["id"] != _identity(manifest["cut_off"], manifest["sha256"]):
             raise _damaged(file, "was changed after it was written")
@@ -211,7 +211,7 @@ def _copy(connection: DuckDBPyConnection, sql: str, first: date, last: date, tar
 
 
 def _manifest(folder: Path, cut_off: date, rows: Mapping[str, int]) -> dict[str, Any]:
-    sha256 = {name: _sha256(folder / f"{name}.parquet") for name in rows}
+    sha256 = {name: sha256_of(folder / f"{name}.parquet") for name in rows}
     # Rows are sorted by day, so the first day is in the first row.
     first = next(pq.ParquetFile(folder / "events.parquet").iter_batches(1, columns=["day"]))["day"][0].as_py()
     return {
@@ -250,11 +250,6 @@ def _damaged(file: Path, what: str) -> SnapshotError:
         f"{file} {what}. The snapshot is not used: materialize training_snapshot for its day again, which "
         "writes it anew"
     )
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _json(content: Mapping[str, Any]) -> str:

@@ -5,16 +5,19 @@
 ```
 
 Every writer adds files of its own by one rename and changes none, so any number of processes may encode at
-the same time. Where two have encoded the same text, the file whose name comes first counts.
+the same time. Where two have encoded the same text, the file whose name comes first counts. Vectors of an
+encoder that nobody has asked for a month are removed: they can always be made again.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,6 +46,8 @@ are, and a text's vector would depend on what is beside it.
 """
 SAVE_EVERY = 20.0
 """Seconds of encoding after which vectors are written, so that an interruption loses no more than that."""
+FORGOTTEN = 30 * 86400.0
+"""Seconds after which the vectors of an encoder that nobody asks for are removed."""
 LONGEST = 512
 """Tokens, where the tokenizer sets no bound of its own."""
 PRECISION = "item_vectors.txt"
@@ -77,6 +82,9 @@ def item_vectors(
         resources.text_encoder.EncoderError: the encoder cannot be loaded.
     """
     folder = cache / encoder_hash(encoder_dir)
+    if folder.exists():
+        os.utime(folder)
+    _forget(cache)
     keys = [_key(text) for text in texts]
     known = _known(folder, set(keys))
     unseen = {key: text for key, text in zip(keys, texts, strict=True) if text.strip() and key not in known}
@@ -129,6 +137,13 @@ def _known(folder: Path, wanted: set[bytes]) -> dict[bytes, NDArray[np.float32]]
             if key in wanted:
                 found.setdefault(key, vector)
     return found
+
+
+def _forget(cache: Path) -> None:
+    for folder in cache.glob("?" * 16):
+        with suppress(FileNotFoundError):  # another process has been here
+            if time.time() - folder.stat().st_mtime > FORGOTTEN:
+                shutil.rmtree(folder)
 
 
 def _add(folder: Path, vectors: dict[bytes, NDArray[np.float32]]) -> None:

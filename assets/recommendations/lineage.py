@@ -201,14 +201,8 @@ def _promotion(home: Home, version: str) -> tuple[date | None, list[str]]:
 
 def _visits(popularity: pa.Table, item: str, cut_off: date) -> int:
     """Visits in the seven days up to the cut-off."""
-    week = [
-        users
-        for day, item_id, users in zip(
-            *(popularity[c].to_pylist() for c in ("day", "item_id", "users")), strict=True
-        )
-        if item_id == item and 0 <= (cut_off - day).days < 7
-    ]
-    return int(sum(week))
+    of_item = popularity.filter(pc.equal(popularity["item_id"], item)).select(["day", "users"]).to_pylist()
+    return int(sum(row["users"] for row in of_item if 0 <= (cut_off - row["day"]).days < 7))
 
 
 def _of(events: pa.Table, user_key: str, item: str) -> pa.Table:

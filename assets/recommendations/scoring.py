@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -17,7 +16,7 @@ import pyarrow.parquet as pq
 
 from assets.model.rules import EVERY_CATEGORY, NEW_DAYS, Rules
 from assets.model.snapshot import Snapshot, snapshot_of
-from resources.aside import work_folder
+from resources.aside import sha256_of, work_folder
 from resources.crash import crash_point
 from resources.home import Home
 from resources.model_store import ModelStore
@@ -115,7 +114,7 @@ def write_scores(
             "rules": recommender.rules.to_dict(),
             "items": len(recommender.data.item_ids),
             "rows": {file: table.num_rows for file, table in tables.items()},
-            "sha256": {file: hashlib.sha256((aside / file).read_bytes()).hexdigest() for file in tables},
+            "sha256": {file: sha256_of(aside / file) for file in tables},
         }
         (aside / "manifest.json").write_text(json.dumps(manifest, indent=2), encoding="utf-8")
         crash_point("score.manifest_written")
@@ -138,7 +137,7 @@ def audit_scores(home: Home, day: date) -> list[str]:
     wrong = [
         f"{file} is not the file that the manifest names"
         for file, sha256 in scores.manifest["sha256"].items()
-        if hashlib.sha256((scores.path / file).read_bytes()).hexdigest() != sha256
+        if sha256_of(scores.path / file) != sha256
     ]
     recommendations = scores.table(RECOMMENDATIONS)
     if not recommendations.num_rows:
@@ -148,7 +147,8 @@ def audit_scores(home: Home, day: date) -> list[str]:
         )
     if scores.manifest["snapshot_id"] != snapshot.id:
         wrong.append(
-            f"scored on snapshot {scores.manifest['snapshot_id']}, but that of {day} is {snapshot.id}"
+            f"scored on snapshot {scores.manifest['snapshot_id']}, but that of {day} is {snapshot.id}: "
+            "materialize scored_recommendations first"
         )
     rules = Rules.from_dict(scores.manifest.get("rules", {}))
     names = {

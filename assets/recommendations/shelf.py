@@ -158,7 +158,7 @@ _TABLES = (
        FROM neighbors AS s JOIN items ON items.item_id = s.similar_item_id ORDER BY s.item_id, s.rank""",
     "CREATE TABLE outcomes AS SELECT * FROM past_outcomes ORDER BY day",
     "CREATE TABLE nights AS SELECT * FROM night",
-    """CREATE TABLE rejects AS SELECT source, reason, field, count(*) AS rows FROM refused
+    """CREATE TABLE rejects AS SELECT source, reason, field, sum(rows)::BIGINT AS rows FROM refused
        GROUP BY ALL ORDER BY ALL""",
     "COMMENT ON TABLE recommendations IS 'One row per shopper and rank: the shelf of the night.'",
     "COMMENT ON COLUMN recommendations.user_key IS 'Pseudonym; empty for shoppers nobody knows yet.'",
@@ -336,14 +336,15 @@ def _one(row: tuple[Any, ...] | None) -> int:
 
 
 def _rejects(home: Home) -> pa.Table:
+    """How many rows of each source were ever refused, by reason and field."""
     names = ["source", "reason", "field"]
-    empty = pa.table({name: pa.array([], pa.string()) for name in names})
-    parts = [
-        pq.read_table(file, columns=names, partitioning=None)
-        for file in sorted(home.loads.glob("*/rejects.parquet"))
-    ]
-    strings = [pa.table({name: pc.cast(part[name], pa.string()) for name in names}) for part in parts]
-    return pa.concat_tables([empty, *strings])
+    parts = [pa.schema([*((name, pa.string()) for name in names), ("rows", pa.int64())]).empty_table()]
+    for file in sorted(home.loads.glob("*/rejects.parquet")):
+        refused = pq.read_table(file, columns=names, partitioning=None)
+        strings = pa.table({name: pc.cast(refused[name], pa.string()) for name in names})
+        counted = strings.group_by(names).aggregate([([], "count_all")])
+        parts.append(counted.rename_columns([*names, "rows"]))
+    return pa.concat_tables(parts)
 
 
 def _fingerprint(scores: Scores) -> str:

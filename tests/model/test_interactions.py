@@ -148,6 +148,9 @@ def test_the_dev_day_is_the_newest_before_the_cut_off_on_which_somebody_known_ca
     assert dev_day(replace(closed, events=[*closed.events, *strangers]).data) == world.day(2)
     first = replace(world, events=[e for e in world.events if e.day in (0, 5)])
     assert dev_day(first.data) == world.day(4)  # nobody ever came back: nobody is judged
+    often = [Event(day, f"u{n}", "a") for day in range(4) for n in range(20)]
+    lonely = World([*often, Event(4, "u0", "a")], ["a"], 6, np.eye(1, dtype=np.float32))
+    assert dev_day(lonely.data) == world.day(3)  # one shopper where twenty come on other days
     assert not len(hold_out(first.data, world.day(4)).users)
 
 

@@ -451,6 +451,15 @@ def test_a_shop_of_two_days_gets_a_shelf_too():
     assert len(table) == 5 * (len({e.user for e in world.events}) + 1)
 
 
+def test_so_does_one_that_nobody_came_back_to():
+    """Items that the catalogue has long known, and strangers who meet them."""
+    world = random_world(11, days=2)
+    world.first_seen = dict.fromkeys(world.items, -1)
+    made = fit(world)
+    assert made.params["dev"]["users"] == 0
+    assert len(made.recommend(None, 5)) == 5 * (len({e.user for e in world.events}) + 1)
+
+
 def test_a_catalogue_smaller_than_the_shelf_is_shown_whole():
     world = random_world(12, things=3, events=60)
     bought = {(e.user, e.item) for e in world.events if e.behavior == "purchase"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import replace
+from datetime import date
 
 import numpy as np
 import pytest
@@ -201,6 +202,8 @@ def test_new_is_what_came_lately_to_a_shop_long_known_and_was_met_by_few():
     assert data.item_ids[new_items(data.until(world.day(30 - 1)))].tolist() == []
     young = replace(world, first_seen={**first_seen, "old": 31 - NEW_DAYS})
     assert not new_items(Interactions.of(young, young.vectors, young.items)).any()
+    undated = replace(young, first_seen={**young.first_seen, "later": (date(1970, 1, 1) - world.day(0)).days})
+    assert not new_items(Interactions.of(undated, undated.vectors, undated.items)).any()
 
 
 # Bought already -------------------------------------------------------------------------------------------

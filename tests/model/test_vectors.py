@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ import torch
 from transformers import DistilBertConfig, DistilBertModel
 
 from assets.model.network import has_bfloat16
-from assets.model.vectors import encode_as, encoder_hash, item_vectors
+from assets.model.vectors import FORGOTTEN, encode_as, encoder_hash, item_vectors
 from resources.text_encoder import EncoderError, load_encoder, resolve_encoder
 from tests.model.little_shop import ADJECTIVES, NOUNS, tiny_encoder
 
@@ -139,6 +141,20 @@ def test_another_encoder_has_other_vectors(encoder: Path, tmp_path: Path) -> Non
     weights[-1] ^= 1
     (other / "model.safetensors").write_bytes(weights)
     assert encoder_hash(other) != encoder_hash(encoder)
+
+
+def test_vectors_that_nobody_has_asked_for_are_forgotten(encoder: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(encoder, other)
+    (other / "note.txt").write_text("another encoder")
+    cache = tmp_path / "cache"
+    item_vectors(encoder, TEXTS, cache)
+    item_vectors(other, TEXTS, cache)
+    long_ago = time.time() - FORGOTTEN - 60
+    for folder in cache.iterdir():
+        os.utime(folder, (long_ago, long_ago))
+    item_vectors(encoder, TEXTS, cache)
+    assert [folder.name for folder in cache.iterdir()] == [encoder_hash(encoder)]
 
 
 def test_a_full_cache_needs_no_torch(encoder: Path, tmp_path: Path) -> None:

@@ -150,6 +150,19 @@ def test_a_worse_candidate_is_refused_in_words_and_the_incumbent_serves(home, en
     assert set(recommendations_for(home, "u00")["model_version"].to_pylist()) == {incumbent}
 
 
+def test_a_night_goes_on_where_somebody_has_removed_the_model_that_served(home, encoder):
+    instance = dg.DagsterInstance.ephemeral()
+    gone = train(home, as_of(WORLD, 5), encoder, GOOD)
+    assert run(as_of(WORLD, 5).cut_off, instance).success
+    shutil.rmtree(ModelStore(home).path(gone))
+    following = train(home, WORLD, encoder, POOR)
+    result = run(WORLD.cut_off, instance)
+    assert result.success
+    assert f"The incumbent {gone} was made by another version" in gate(result).description
+    assert "or is no longer there" in gate(result).description
+    assert ModelStore(home).champion(WORLD.cut_off).version == following
+
+
 def test_a_champion_of_another_version_of_nightshelf_gives_way(home, encoder):
     """After an upgrade the model that serves may be of a format nobody reads any more."""
     store, before = ModelStore(home), as_of(WORLD, 5).cut_off

@@ -92,6 +92,13 @@ def test_missing_and_added_files_are_refused(store: ModelStore) -> None:
         store.candidate(date(2026, 2, 1))
 
 
+def test_a_copy_that_has_lost_its_manifest_makes_way_for_a_sound_one(store: ModelStore) -> None:
+    version = sealed(store)
+    (store.path(version) / "manifest.json").unlink()
+    assert sealed(store) == version
+    assert store.path(version).name == version
+
+
 @pytest.mark.parametrize(
     "name", ["model.pkl", "pytorch_model.bin", "model.pt", "head.joblib", "vectors.npy", "run.py"]
 )
