@@ -42,8 +42,9 @@ from orchestration.backfill import (
     tag_of,
     take_in,
 )
-from orchestration.launcher import fail_lost_runs
+from orchestration.launcher import GONE, free_slots, is_driven
 from orchestration.nights import (
+    ACTIVE,
     EVENTS,
     LABELS,
     attempts_of_night,
@@ -171,7 +172,7 @@ class Backtest:
             orchestration.runs.RunFailedError: a run did not succeed; what was made before it stays.
         """
         with lease_one_of([self.home.leases / "backtest.lock"], on_wait=self.say):
-            fail_lost_runs(self.instance, self.home)
+            self._fail_lost_runs()
             if again:
                 self._begin_again()
             elif self._again.exists():
@@ -271,6 +272,16 @@ class Backtest:
         if model:
             make_model(self.run, day, self._tag)
         make_shelf(self.run, day, self._tag)
+
+    def _fail_lost_runs(self) -> None:
+        """What an earlier backtest left unfinished: it is gone, or it would hold the lease.
+
+        What somebody runs once more in the web UI has the tag as well, but a process that drives it.
+        """
+        for run in self.instance.get_runs(dg.RunsFilter(statuses=ACTIVE)):
+            if BACKTEST_TAG in run.tags and not is_driven(self.home, run.run_id):
+                self.instance.report_run_failed(run, GONE)
+        free_slots(self.instance)
 
     def _tell_skipped(self) -> None:
         """Once for all nights in a row that were there."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,6 +60,15 @@ def _held_meanwhile(file: Path) -> Iterator[None]:
             yield
         finally:
             file.unlink(missing_ok=True)
+
+
+def is_driven(home: Home, run_id: str) -> bool:
+    """Whether a process holds one of the run's leases."""
+    for file in _leases_of(home, run_id):
+        with suppress(FileNotFoundError):
+            if is_held(file):
+                return True
+    return False
 
 
 def is_lost(home: Home, run_id: str) -> bool:

@@ -32,8 +32,18 @@ from assets.recommendations.history import OUTCOME, History, history, pooled_boo
 from assets.recommendations.outcomes import OUTCOMES
 from assets.recommendations.scoring import Scores
 from assets.recommendations.shelf import shelves
-from orchestration.backtest import MODEL, SHELVES, SNAPSHOT, TABLES, Backtest, BacktestError, history_page
+from orchestration.backtest import (
+    BACKTEST_TAG,
+    MODEL,
+    SHELVES,
+    SNAPSHOT,
+    TABLES,
+    Backtest,
+    BacktestError,
+    history_page,
+)
 from orchestration.cli import NextStepError, app
+from orchestration.launcher import driver_lease
 from orchestration.nights import EVENTS, days_between
 from resources.home import Home, Shop
 from resources.model_store import ModelStore
@@ -254,6 +264,16 @@ def test_cut_short_it_goes_on_where_it_stopped(jobs: Jobs, killed_in: str, still
     assert jobs.done == still
     skipped = [text for text in jobs.said if "skipped" in text]
     assert skipped == ([] if night(D1)[0] in still else [f"Already there, skipped: the nights of {D1}."])
+
+
+def test_what_somebody_runs_again_in_the_web_ui_is_not_given_up(jobs: Jobs) -> None:
+    tags = {BACKTEST_TAG: f"{D1} to {D3}", "dagster/partition": str(D3 + timedelta(days=1))}
+    run = create_run_for_test(jobs.instance, "training", status=dg.DagsterRunStatus.STARTED, tags=tags)
+    with driver_lease(jobs.home, run.run_id):
+        jobs.backtest().go()
+        assert jobs.instance.get_run_by_id(run.run_id).status is dg.DagsterRunStatus.STARTED
+    jobs.backtest().go()
+    assert jobs.instance.get_run_by_id(run.run_id).status is dg.DagsterRunStatus.FAILURE
 
 
 def test_a_night_is_there_only_if_what_served_before_it_is_what_it_was_compared_with(jobs: Jobs) -> None:
