@@ -12,7 +12,6 @@ from datetime import UTC, date, datetime, time, timedelta
 from typing import cast
 
 import dagster as dg
-from dagster._core.execution.backfill import BulkActionsFilter, BulkActionStatus
 from dagster._core.storage.dagster_run import FINISHED_STATUSES, DagsterRunStatus
 from dagster._core.storage.tags import PARTITION_NAME_TAG
 
@@ -205,6 +204,9 @@ def _published(home: Home) -> set[date]:
 
 def backfilled_now(instance: dg.DagsterInstance) -> bool:
     """Whether a backfill that somebody started, in the UI or by `nightshelf backfill`, is at work."""
+    # A tenth of what the definitions take to load.
+    from dagster._core.execution.backfill import BulkActionsFilter, BulkActionStatus
+
     runs = instance.get_runs(dg.RunsFilter(statuses=ACTIVE))
     if any(BACKFILL_TAG in run.tags for run in runs):
         return True
