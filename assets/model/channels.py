@@ -521,16 +521,13 @@ def co_visits(data: Interactions, window: int, fading: float, backward: float, t
     most = max(1, 2 * PAIRS // len(near))  # steps at a time: of what everybody has met there are more
     for begin, end in pairwise([0, *portions, items]):
         found = []
-        for place in range(start[begin], start[end], most):
+        for place in range(start[begin], start[end], most) or [start[begin]]:
             steps = wanted[place : min(place + most, start[end])]
             own_steps = np.clip(start[begin : end + 1] - place, 0, len(steps))
             ones = np.ones(len(steps), np.float32)
             each = csr_matrix((ones, np.arange(len(steps)), own_steps), (end - begin, len(steps)))
             found.append(each @ met_around(steps))
-        if found:
-            parts.append(sum(found[1:], found[0]))
-        else:
-            parts.append(csr_matrix((end - begin, items), dtype=np.float32))
+        parts.append(sum(found[1:], found[0]))
     total = csr_matrix(vstack(parts).T)
     total.eliminate_zeros()
     return total

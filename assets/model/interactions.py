@@ -89,9 +89,7 @@ class Histories:
     def expand(self, users: Ints, most: int) -> tuple[Ints, Ints, Ints]:
         """The `most` newest items of each user, flat: row (place in `users`), age in moments, position."""
         length = np.minimum(self.start[users + 1] - self.start[users], most)
-        row = np.repeat(np.arange(len(users)), length)
-        place = np.arange(len(row)) - np.repeat(np.cumsum(length) - length, length)
-        position = np.repeat(self.start[users], length) + place
+        row, position = _spread(self.start[users], length)
         return row, self.age[position], position
 
 
@@ -457,11 +455,16 @@ def pair_matrix(users: Ints, pairs: tuple[Ints, Ints], items: int) -> NDArray[np
     user, item = pairs
     start = np.searchsorted(user, users)
     length = np.searchsorted(user, users, "right") - start
-    row = np.repeat(np.arange(len(users)), length)
-    place = np.arange(len(row)) + np.repeat(start - (np.cumsum(length) - length), length)
+    row, place = _spread(start, length)
     matrix = np.zeros((len(users), items), bool)
     matrix[row, item[place]] = True
     return matrix
+
+
+def _spread(start: Ints, length: Ints) -> tuple[Ints, Ints]:
+    """Every position of ranges, end to end: which range, and the position."""
+    row = np.repeat(np.arange(len(length)), length)
+    return row, np.arange(len(row)) + np.repeat(start - (np.cumsum(length) - length), length)
 
 
 def _log(table: pa.Table, users: NDArray[np.object_], items: NDArray[np.object_], timed: bool) -> Log:

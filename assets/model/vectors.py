@@ -26,7 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from resources.aside import replacing
+from resources.aside import replacing, sha256_of
 from resources.crash import crash_point
 from resources.devices import CPU, LEASED
 
@@ -102,9 +102,7 @@ def encoder_hash(encoder_dir: Path) -> str:
     """16 hex digits over every file of the encoder, by name and content, and over the way of pooling."""
     digest = hashlib.sha256(SCHEME.encode())
     for file in sorted(path for path in encoder_dir.rglob("*") if path.is_file()):
-        with file.open("rb") as stream:
-            content = hashlib.file_digest(stream, "sha256").hexdigest()
-        digest.update(f"\0{file.relative_to(encoder_dir).as_posix()}\0{content}".encode())
+        digest.update(f"\0{file.relative_to(encoder_dir).as_posix()}\0{sha256_of(file)}".encode())
     return digest.hexdigest()[:16]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ import pyarrow.compute as pc
 
 from assets.model.snapshot import Snapshot
 from assets.recommendations.shelf import NoShelfError, published, shelf_of, user_key_of
+from resources.aside import sha256_of
 from resources.home import Home
 from resources.model_store import MANIFEST, ModelStore
 
@@ -256,8 +256,6 @@ def _origin(home: Home, load_id: str) -> tuple[str | None, str | None, str]:
 def _since(file: Path, outcome: dict[str, Any]) -> str:
     if not file.is_file():
         return "; the file has been removed from the drop folder since"
-    if file.stat().st_size == outcome["bytes"]:
-        with file.open("rb") as stream:
-            if hashlib.file_digest(stream, "sha256").hexdigest() == outcome["sha256"]:
-                return ""
+    if file.stat().st_size == outcome["bytes"] and sha256_of(file) == outcome["sha256"]:
+        return ""
     return "; the file has been changed since, and the line may be another one now"
