@@ -164,7 +164,7 @@ def missing_tables(instance: dg.DagsterInstance, home: Home, last: date) -> list
     held = _days_with_rows(home)
     if not held:
         return []
-    return without_tables(instance, home, min(last, _begins(home, held) - timedelta(days=1)))
+    return _without_tables(instance, home, held, min(last, _begins(home, held) - timedelta(days=1)))
 
 
 def _begins(home: Home, held: list[date]) -> date:
@@ -177,7 +177,11 @@ def without_tables(instance: dg.DagsterInstance, home: Home, last: date) -> list
 
     None where there are shelves and no record of tables: then the record has begun anew, and not the shop.
     """
-    held, made = _days_with_rows(home), materialized_days(instance, LABELS)
+    return _without_tables(instance, home, _days_with_rows(home), last)
+
+
+def _without_tables(instance: dg.DagsterInstance, home: Home, held: list[date], last: date) -> list[date]:
+    made = materialized_days(instance, LABELS)
     if not held or (not made and _published(home)):
         return []
     return [day for day in days_between(max(home.shop.first_day, held[0]), last) if day not in made]
