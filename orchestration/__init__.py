@@ -2,6 +2,9 @@
 
 import warnings
 
+from resources.devices import collect_less_often
+
+collect_less_often()
 # Dagster is held to one minor version; that a part of it is young tells nothing to those who run a shop.
 warnings.filterwarnings("ignore", message=r".*is currently in (beta|preview)")
 # Meant so: a backfill of the whole night goes day by day, one of the tables alone is a single run.

@@ -52,6 +52,24 @@ def test_definitions_load_nothing_heavy() -> None:
     assert [name for name in HEAVY if name in loaded] == []
 
 
+WORKER = """
+from assets.model.train import main
+try:
+    main(["--nonesuch"])
+except SystemExit:
+    import assets.model.training
+"""
+
+
+@pytest.mark.parametrize("loading", ["import orchestration.definitions", WORKER])
+def test_loading_never_looks_through_all_objects_for_garbage(loading: str) -> None:
+    count = "gc.get_stats()[2]['collections']"
+    code = f"import gc; before = {count}\n{loading}\nprint({count} - before, len(gc.get_objects()))"
+    collections, objects = map(int, python(code).split())
+    assert objects > 100_000
+    assert collections == 0
+
+
 def test_the_command_line_loads_nothing_before_it_is_asked_to() -> None:
     loaded = json.loads(python("import orchestration.cli, json, sys; print(json.dumps(sorted(sys.modules)))"))
     assert [name for name in (*HEAVY, "dagster", "rich.table") if name in loaded] == []

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resources.crash import crash_point
-from resources.devices import LEASES, keep_freed_memory, share_cores
+from resources.devices import LEASES, collect_less_often, keep_freed_memory, share_cores
 from resources.parent import die_with
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ what it writes (in place by one rename, when all is done):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train as the command line says; returns the exit status."""
+    collect_less_often()
     argv = sys.argv[1:] if argv is None else list(argv)
     args = _parser().parse_args(argv)
     if args.parent:
