@@ -241,7 +241,7 @@ def test_an_interrupted_run_ends_the_training_and_the_next_one_goes_on(
 ) -> None:
     """What comes of it is what an undisturbed training in another home gives."""
     sound = (shop.root / "quick.yaml").read_text()
-    (shop.root / "quick.yaml").write_text(sound.replace("max_steps: 20", "max_steps: 600\nepochs: 100"))
+    (shop.root / "quick.yaml").write_text(sound.replace("max_steps: 20", "max_steps: 300\nepochs: 50"))
     run = subprocess.Popen([sys.executable, "-c", RUN], stderr=subprocess.PIPE, text=True)
     try:
         assert any(" loss " in line for line in run.stderr)

@@ -29,6 +29,7 @@ from assets.model.vectors import PRECISION, encoder_hash, item_vectors
 from resources.devices import lease_devices
 from resources.home import Home
 from tests.model.little_shop import D, little_warehouse, tiny_encoder
+from tests.model.ranks import apart, in_float32, trained_by
 
 WORKER = [sys.executable, "-m", "assets.model.train"]
 FORBIDDEN = {
@@ -137,7 +138,7 @@ def test_it_trains_alone_repeatably_and_needs_no_more_than_a_gpu_machine_has(
     }
     assert [e["step"] for e in events if e["event"] == "step"][-1] == 20
 
-    subprocess.run([*WORKER, *arguments, "--out", str(tmp_path / "two")], check=True, capture_output=True)
+    work(snapshot, load_recipe(str(config)), tmp_path / "two", tmp_path / "vectors", lambda event: None)
     one = files(tmp_path / "one")
     assert one == files(tmp_path / "two")
     assert one.keys() >= {
@@ -334,7 +335,13 @@ def children(pid: int) -> list[int]:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize(
-    ("how", "devices"), [(signal.SIGKILL, 1), (signal.SIGINT, 1), (signal.SIGKILL, 2), (signal.SIGINT, 2)]
+    ("how", "devices"),
+    [
+        (signal.SIGINT, 1),
+        (signal.SIGKILL, 2),
+        pytest.param(signal.SIGKILL, 1, marks=pytest.mark.crash),
+        pytest.param(signal.SIGINT, 2, marks=pytest.mark.crash),
+    ],
 )
 def test_it_ends_with_its_step_and_the_device_is_free(
     snapshot: Snapshot,
@@ -368,28 +375,6 @@ def test_it_ends_with_its_step_and_the_device_is_free(
         assert not (tmp_path / "out").exists()
 
 
-ALONE_OR_TOGETHER = """
-import sys, torch
-torch.cpu._is_avx512_bf16_supported = lambda: False  # a machine that computes in float32
-from assets.model.train import main
-sys.exit(main())
-"""
-
-
-def torchrun(script: Path, processes: str, *arguments: str) -> str:
-    """What the processes of the script say."""
-    return subprocess.run(
-        [
-            *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"),
-            *("--nproc-per-node", processes, str(script), *arguments),
-        ],
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-
-
 def test_two_processes_learn_what_one_does(
     snapshot: Snapshot, recipe: Callable[[str], Path], tmp_path: Path
 ) -> None:
@@ -404,14 +389,13 @@ def test_two_processes_learn_what_one_does(
         RECIPE.format(encoder=without)
         + "batch_size: 15\nmax_steps: 50\ncontrast: 0.5\nclass_weights: balanced\n"
     )
-    (tmp_path / "train.py").write_text(ALONE_OR_TOGETHER)
     curves = []
-    for processes in ("1", "2"):
-        out = tmp_path / processes
+    for processes in (1, 2):
+        out = tmp_path / str(processes)
         arguments = ["--snapshot", str(snapshot.path), "--config", str(config), "--out", str(out)]
-        torchrun(tmp_path / "train.py", processes, *arguments)
+        trained_by(processes, tmp_path, in_float32, *arguments)
         curves.append(json.loads((out / "loss.json").read_text()))
-        assert json.loads((out / "config.json").read_text())["processes"] == int(processes)
+        assert json.loads((out / "config.json").read_text())["processes"] == processes
     alone, together = curves
     losses = [[point["loss"] for point in curve["train"]] for curve in curves]
     np.testing.assert_allclose(losses[1], losses[0], rtol=2e-5)
@@ -422,31 +406,19 @@ def test_two_processes_learn_what_one_does(
     )
 
 
-APART = """
-import os, sys
-from assets.model import checkpoints, train
-checkpoints.FIRST = 0.0
-train.device_name = lambda device: "of process " + os.environ["RANK"]  # GPUs of a training may differ
-sys.exit(train.main([*sys.argv[1:], "--checkpoint", os.environ["RANK"] + ".safetensors"]))
-"""
-"""Each process sees files of its own, and has a device of its own name."""
-
-
 def test_processes_that_share_no_folder_begin_anew(
-    snapshot: Snapshot, recipe: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    snapshot: Snapshot, recipe: Callable[[str], Path], tmp_path: Path
 ) -> None:
     """One of them has a checkpoint to go on from, the other has none."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "train.py").write_text(APART)
     arguments = ["--snapshot", str(snapshot.path), "--config", str(recipe("max_steps: 20"))]
     for out in ("first", "second"):
-        told = torchrun(tmp_path / "train.py", "2", *arguments, "--out", str(tmp_path / out))
+        told = trained_by(2, tmp_path, apart, *arguments, "--out", str(tmp_path / out))
         assert ("not every process has the checkpoint" in told) == (out == "second")
         assert not (tmp_path / "1.safetensors").exists()
     first, second = ((tmp_path / out / "loss.json").read_text() for out in ("first", "second"))
     assert first == second
     shutil.copy(tmp_path / "0.safetensors", tmp_path / "1.safetensors")
-    told = torchrun(tmp_path / "train.py", "2", *arguments, "--out", str(tmp_path / "third"))
+    told = trained_by(2, tmp_path, apart, *arguments, "--out", str(tmp_path / "third"))
     assert '"event": "resumed"' in told  # it is the first process whose device counts
     assert (tmp_path / "third" / "loss.json").read_text() == first
 

@@ -13,11 +13,22 @@ from resources.home import Home
 from tests.orchestration.shops import LAST, nightshelf, small_shop
 
 
+@pytest.fixture(scope="session")
+def empty_storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SQLite storage of an instance on which nothing has happened."""
+    storage = tmp_path_factory.mktemp("dagster")
+    with dg.DagsterInstance.local_temp(str(storage)) as instance:
+        assert not instance.all_instigator_state()  # asking makes the last of the tables
+    return storage
+
+
 @pytest.fixture
-def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
-    """A Dagster instance with SQLite storage in a folder that goes away."""
+def instance(empty_storage: Path, tmp_path: Path) -> Iterator[dg.DagsterInstance]:
+    """A Dagster instance with SQLite storage in a folder that goes away; copied, for to make it takes longer
+    than most tests.
+    """
     storage = tmp_path / "dagster"
-    storage.mkdir()
+    shutil.copytree(empty_storage, storage)
     with dg.DagsterInstance.local_temp(str(storage)) as found:
         yield found
 

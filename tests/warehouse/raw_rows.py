@@ -20,6 +20,7 @@ import pytest
 from assets.logs.canonical import EVENTS, PRODUCTS, REJECTS
 from assets.logs.raw_zone import prepare
 from assets.warehouse.assets import RESOURCES, dbt_build
+from assets.warehouse.project import window
 from resources.home import Home
 
 DBT = Path(__file__).parents[2] / "dbt"
@@ -114,15 +115,17 @@ def dbt(
     *more: str,
     **variables: object,
 ) -> str:
-    """Run dbt as a person would in a terminal; its output."""
-    variables = {"timezone": "Europe/Berlin"} | variables
-    if first:
-        variables |= {"min_day": first.isoformat(), "max_day": (last or first).isoformat()}
+    """Run dbt as a person would in a terminal; its output.
+
+    Variables make it parse the project anew, so the days are not among them, unless a test says so.
+    """
     target = home.root / "target"
+    said = ["--vars", json.dumps(variables)] if variables else []
     done = subprocess.run(
-        [Path(sys.executable).parent / "dbt", command, "--vars", json.dumps(variables), *more],
+        [Path(sys.executable).parent / "dbt", command, *said, *more],
         cwd=DBT,
         env=os.environ
+        | (window(home, first, last or first) if first else {})
         | {
             "NIGHTSHELF_HOME": str(home.root),
             "DBT_TARGET_PATH": str(target),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import threading
@@ -20,6 +21,7 @@ from assets.warehouse.project import DBT
 from resources.home import Home
 from resources.warehouse import Warehouse
 from tests.warehouse.raw_rows import RawZone, event, materialize, query
+from tests.warehouse.weekend import LAST
 
 Run = tuple[Home, dg.ExecuteInProcessResult]
 DAY_CHECK = "every_event_lies_in_the_shops_day_of_its_time"
@@ -55,19 +57,17 @@ def test_of_a_window_the_last_day_alone_tells_the_columns(weekend_run: Run) -> N
 
 
 def test_columns_that_are_known_are_told_again_without_asking_dbt(
-    new_raw_zone: Callable[[], RawZone], monkeypatch: pytest.MonkeyPatch
+    weekend_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    zone, day, asked = new_raw_zone(), date(2026, 3, 28), []
-    zone.add([event("2026-03-28 12:00:00", "anna", "mug", "click", price=10)])
+    home, asked = Home(tmp_path / "home"), []
+    shutil.copytree(weekend_run[0].root, home.root)
     adapter = Dbt.adapter
     monkeypatch.setattr(Dbt, "adapter", lambda self: (asked.append(Path.cwd()), adapter(self))[1])
-    found = [columns_told(materialize(zone.home, day, day))]
-    assert asked == [DBT]  # else the threads that ask leave the process somewhere else
-    found.append(columns_told(materialize(zone.home, day, day)))
-    assert len(asked) == 1
+    found = [columns_told(weekend_run[1]), columns_told(materialize(home, LAST, LAST))]
+    assert not asked
     monkeypatch.setattr(assets, "project_version", lambda: "another")
-    found.append(columns_told(materialize(zone.home, day, day)))
-    assert len(asked) == 2
+    found.append(columns_told(materialize(home, LAST, LAST)))
+    assert asked == [DBT]  # else the threads that ask leave the process somewhere else
     assert len(found[0]) > 20 and found == found[:1] * 3
 
 
@@ -96,11 +96,12 @@ def test_afterwards_the_file_is_free_for_other_processes(weekend_run: Run) -> No
 
 
 def test_a_file_that_comes_while_dbt_runs_waits_until_it_has_ended(
-    new_raw_zone: Callable[[], RawZone],
+    weekend: Home, new_raw_zone: Callable[[], RawZone]
 ) -> None:
     zone = new_raw_zone()
     zone.add([event("2026-03-28 12:00:00", "anna", "mug", "click", price=10)])
     home = zone.home
+    shutil.copytree(weekend.dagster, home.dagster)  # what is known of columns: it takes seconds to ask
     file = home.drop / "nightshelf_csv" / "late.csv"
     file.parent.mkdir(parents=True)
     file.write_text("event_id,event_time,user_id,item_id,behavior\nl1,2026-03-28T13:00:00Z,ben,pot,click\n")
@@ -125,10 +126,11 @@ def test_a_file_that_comes_while_dbt_runs_waits_until_it_has_ended(
 
 
 def test_a_failed_check_stops_what_depends_on_it_and_says_which(
-    new_raw_zone: Callable[[], RawZone],
+    weekend: Home, new_raw_zone: Callable[[], RawZone]
 ) -> None:
     """A row lies in the wrong day's folder."""
     zone = new_raw_zone()
+    shutil.copytree(weekend.dagster, zone.home.dagster)  # as above
     load = zone.add([event("2026-03-28 12:00:00", "anna", "mug", "click")])
     days = zone.home.loads / load / "events"
     (days / "day=2026-03-28").rename(days / "day=2026-03-29")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Callable
 from datetime import date, timedelta
+from pathlib import Path
 
 import duckdb
 import pytest
@@ -61,13 +63,13 @@ def test_a_run_reads_the_files_of_its_days_only(weekend: Home) -> None:
     assert max(scanned) <= of_the_day
 
 
-def test_a_full_refresh_rebuilds_every_day(weekend: Home, new_raw_zone: Callable[[], RawZone]) -> None:
+def test_a_full_refresh_rebuilds_every_day(weekend: Home, tmp_path: Path) -> None:
     """Given a window, it would else throw the other days away."""
-    zone = new_raw_zone()
-    fill(zone)
-    dbt(zone.home, "build", LAST, LAST, "--full-refresh", *QUICK)
-    assert fingerprints(zone.home.warehouse) == fingerprints(weekend.warehouse)
-    assert query(zone.home, "select min(day) from marts.fct_events") == [(date(2026, 3, 27),)]
+    home = Home(tmp_path / "home")
+    shutil.copytree(weekend.root, home.root)
+    dbt(home, "build", None, None, "--full-refresh", *QUICK, min_day=str(LAST), max_day=str(LAST))
+    assert fingerprints(home.warehouse) == fingerprints(weekend.warehouse)
+    assert query(home, "select min(day) from marts.fct_events") == [(date(2026, 3, 27),)]
 
 
 def test_portions_give_the_tables_of_the_whole(weekend: Home, new_raw_zone: Callable[[], RawZone]) -> None:
@@ -85,19 +87,16 @@ def test_portions_give_the_tables_of_the_whole(weekend: Home, new_raw_zone: Call
     assert int(held_to[1]) <= 2_500_000_000
 
 
-def test_a_table_of_other_columns_than_its_model_is_left_alone(
-    weekend: Home, new_raw_zone: Callable[[], RawZone]
-) -> None:
-    zone = new_raw_zone()
-    fill(zone)
-    dbt(zone.home, "build", FIRST, LAST, *QUICK)
-    with duckdb.connect(str(zone.home.warehouse)) as warehouse:
+def test_a_table_of_other_columns_than_its_model_is_left_alone(weekend: Home, tmp_path: Path) -> None:
+    home = Home(tmp_path / "home")
+    shutil.copytree(weekend.root, home.root)
+    with duckdb.connect(str(home.warehouse)) as warehouse:
         warehouse.execute("alter table labels.lbl_behaviors add column mood varchar")
         warehouse.execute("alter table labels.lbl_behaviors alter column weight type integer")
     with pytest.raises(AssertionError, match=r"mood, weight.*\s.*--full-refresh --select lbl_behaviors\+"):
-        dbt(zone.home, "build", FIRST, LAST, *QUICK)
+        dbt(home, "build", FIRST, LAST, *QUICK, "--select", "lbl_behaviors+")
     kept = "select count(*), count(mood) from labels.lbl_behaviors"
-    ((rows, moods),) = query(zone.home, kept)
+    ((rows, moods),) = query(home, kept)
     assert (rows > 0, moods) == (True, 0)
-    dbt(zone.home, "build", FIRST, LAST, "--full-refresh", *QUICK, "--select", "lbl_behaviors+")
-    assert fingerprints(zone.home.warehouse) == fingerprints(weekend.warehouse)
+    dbt(home, "build", FIRST, LAST, "--full-refresh", *QUICK, "--select", "lbl_behaviors+")
+    assert fingerprints(home.warehouse) == fingerprints(weekend.warehouse)
