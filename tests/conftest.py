@@ -1,8 +1,9 @@
-"""A home of their own for the tests: never the developer's."""
+"""A home and a Dagster instance of their own for the tests: never the developer's."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from datetime import date
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import dagster as dg
 import pytest
 from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling
@@ -71,3 +73,23 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
     found.write_shop(Shop(first_day=date(2026, 1, 5), first_night=date(2026, 1, 12)))
     monkeypatch.setenv("NIGHTSHELF_HOME", str(found.root))
     yield found
+
+
+@pytest.fixture(scope="session")
+def empty_storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SQLite storage of an instance on which nothing has happened."""
+    storage = tmp_path_factory.mktemp("dagster")
+    with dg.DagsterInstance.local_temp(str(storage)) as instance:
+        assert not instance.all_instigator_state()  # asking makes the last of the tables
+    return storage
+
+
+@pytest.fixture
+def instance(empty_storage: Path, tmp_path: Path) -> Iterator[dg.DagsterInstance]:
+    """A Dagster instance with SQLite storage in a folder that goes away; copied, for to make it takes longer
+    than most tests.
+    """
+    storage = tmp_path / "dagster"
+    shutil.copytree(empty_storage, storage)
+    with dg.DagsterInstance.local_temp(str(storage)) as found:
+        yield found

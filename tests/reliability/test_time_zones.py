@@ -53,11 +53,8 @@ from orchestration.nights import (
 )
 from orchestration.schedules import nightly_schedule
 from resources.home import Home, Shop
-from tests.orchestration.conftest import instance
 from tests.orchestration.raw import HEADER, put_rows
 from tests.orchestration.test_sensors import look, materialize
-
-__all__ = ["instance"]
 
 ROOT = Path(__file__).parents[2]
 ZONES = ("Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "Asia/Kolkata", "UTC")
