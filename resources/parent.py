@@ -1,15 +1,17 @@
 """Children that end with whoever started them, however that ends.
 
-    NIGHTSHELF_PARENT=<pid> python -I resources/parent.py COMMAND ARGUMENT…
+    NIGHTSHELF_PARENT=<pid> python -P resources/parent.py SCRIPT ARGUMENT…
 
-runs the command so: what is killed with SIGKILL can end nobody itself, and a dbt that nobody waits for would
-go on writing without a lease.
+runs the Python script so: what is killed with SIGKILL can end nobody itself, and a dbt that nobody waits for
+would go on writing without a lease.
 """
 
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
+import runpy
 import signal
 import sys
 import threading
@@ -17,8 +19,8 @@ import time
 from pathlib import Path
 
 PARENT = "NIGHTSHELF_PARENT"
-LAUNCHER = (sys.executable, "-I", str(Path(__file__).resolve()))
-"""Put before a command, with `PARENT` in the environment. On Linux; elsewhere the command simply runs."""
+LAUNCHER = (sys.executable, "-P", str(Path(__file__).resolve()))
+"""Put before a Python script, with `PARENT` in the environment. `-P`: its modules are not looked for here."""
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -44,4 +46,6 @@ def die_with(parent: int) -> None:
 
 if __name__ == "__main__":
     die_with(int(os.environ.pop(PARENT, os.getppid())))
-    os.execv(sys.argv[1], sys.argv[1:])  # noqa: S606 - the command we were given
+    gc.set_threshold(50_000)  # as `resources.devices.collect_less_often`, which cannot be imported here
+    sys.argv = sys.argv[1:]
+    runpy.run_path(sys.argv[0], run_name="__main__")
