@@ -8,16 +8,18 @@ import tempfile
 from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from unittest import mock
 
-import dagster as dg
 import pytest
 from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling
 
 from resources.home import Home, Shop
 from tests.servers import mail, safe_mail, web
+
+if TYPE_CHECKING:
+    import dagster as dg
 
 __all__ = ["mail", "safe_mail", "web"]
 
@@ -78,6 +80,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
 @pytest.fixture(scope="session")
 def empty_storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """SQLite storage of an instance on which nothing has happened."""
+    import dagster as dg
+
     storage = tmp_path_factory.mktemp("dagster")
     with dg.DagsterInstance.local_temp(str(storage)) as instance:
         assert not instance.all_instigator_state()  # asking makes the last of the tables
@@ -89,6 +93,8 @@ def instance(empty_storage: Path, tmp_path: Path) -> Iterator[dg.DagsterInstance
     """A Dagster instance with SQLite storage in a folder that goes away; copied, for to make it takes longer
     than most tests.
     """
+    import dagster as dg
+
     storage = tmp_path / "dagster"
     shutil.copytree(empty_storage, storage)
     with dg.DagsterInstance.local_temp(str(storage)) as found:

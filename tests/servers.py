@@ -1,9 +1,10 @@
-"""A web server and a mail server on this machine, which keep what they are sent."""
+"""A web server and a mail server on this machine, which keep what they are sent, and ports for others."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import ssl
 import threading
 from collections.abc import Iterator
@@ -30,6 +31,13 @@ class Inbox:
     got: list[Any] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
     """What a mail server was told in clear text."""
+
+
+def free_port() -> int:
+    """Of this machine; nobody listens there."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 @pytest.fixture

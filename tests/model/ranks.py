@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +15,7 @@ import torch
 from transformers import BertModel, BertTokenizer  # noqa: F401 loaded once, as the worker's own modules
 
 from assets.model import checkpoints, sequence, train, training, vectors  # noqa: F401
+from tests.servers import free_port
 
 FORKED = multiprocessing.get_context("forkserver")
 FORKED.set_forkserver_preload([__name__])
@@ -30,11 +30,9 @@ def trained_by(processes: int, folder: Path, before: Callable[[int], list[str]],
         before: called in each of them with its rank; gives more arguments.
         arguments: of the training worker.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     ranks = [
-        FORKED.Process(target=_train, args=(rank, processes, port, folder, before, arguments))
+        FORKED.Process(target=_train, args=(rank, processes, port, folder, before, arguments), daemon=True)
         for rank in range(processes)
     ]
     for process in ranks:

@@ -89,4 +89,5 @@ def test_the_documentation_is_one_page_that_needs_no_server(shop: Home) -> None:
     nightshelf(shop, "docs")
     (page,) = (shop.root / "docs").iterdir()
     assert page.name == "index.html"
-    assert "One row per kept event" in page.read_text(encoding="utf-8")
+    text = page.read_text(encoding="utf-8")
+    assert "One row per kept event" in text and "lbl_behaviors" in text

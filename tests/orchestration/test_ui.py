@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import time
 import urllib.request
@@ -19,6 +18,7 @@ import pytest
 from orchestration.instance import instance_of
 from resources.home import Home
 from tests.orchestration.shops import COMMAND, FIRST
+from tests.servers import free_port
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -42,9 +42,7 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def address(shop: Home) -> Iterator[str]:
     """`nightshelf ui`, up and answering."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     log = shop.root / "ui.log"
     with log.open("wb") as out:
         process = subprocess.Popen(

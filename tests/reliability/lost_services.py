@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -25,6 +24,7 @@ from orchestration.instance import instance_of, prepare_instance
 from resources.home import Home
 from resources.leases import is_held
 from tests.model.little_shop import D, little_warehouse, tiny_encoder
+from tests.servers import free_port
 
 ROOT = Path(__file__).parents[2]
 SERVE = "from pathlib import Path; import sys; from orchestration.server import serve; "
@@ -109,9 +109,7 @@ class Services:
 @contextmanager
 def services(home: Home) -> Iterator[Services]:
     """Up and answering; everything they started is gone afterwards."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     environment = os.environ | {
         "NIGHTSHELF_HOME": str(home.root),
         "DAGSTER_HOME": str(home.dagster),

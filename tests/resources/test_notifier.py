@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-import socket
 
 import pytest
 
 from resources.notifier import NotificationError, Notifier
-from tests.servers import Inbox
+from tests.servers import Inbox, free_port
 
 
 def test_the_webhook_gets_one_json_post(web: Inbox) -> None:
@@ -79,9 +78,7 @@ def test_a_channel_that_fails_is_named_and_the_others_are_told(
 
 
 def test_nobody_there_wrong_receiver_wrong_scheme(mail: Inbox) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     for settings, words in [
         ({"webhook_url": f"http://127.0.0.1:{port}/"}, "webhook: .*refused"),
         ({"webhook_url": "file:///etc/passwd"}, "must begin with http"),

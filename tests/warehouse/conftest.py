@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from datetime import date
+from pathlib import Path
 
 import dagster as dg
 import pytest
@@ -37,4 +39,12 @@ def weekend_run(new_raw_zone: Callable[[], RawZone]) -> tuple[Home, dg.ExecuteIn
 def weekend(weekend_run: tuple[Home, dg.ExecuteInProcessResult]) -> Home:
     home, run = weekend_run
     assert run.success
+    return home
+
+
+@pytest.fixture
+def weekend_copy(weekend: Home, tmp_path: Path) -> Home:
+    """For tests that change what is there."""
+    home = Home(tmp_path / "home")
+    shutil.copytree(weekend.root, home.root)
     return home

@@ -57,10 +57,9 @@ def test_of_a_window_the_last_day_alone_tells_the_columns(weekend_run: Run) -> N
 
 
 def test_columns_that_are_known_are_told_again_without_asking_dbt(
-    weekend_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    weekend_run: Run, weekend_copy: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    home, asked = Home(tmp_path / "home"), []
-    shutil.copytree(weekend_run[0].root, home.root)
+    home, asked = weekend_copy, []
     adapter = Dbt.adapter
     monkeypatch.setattr(Dbt, "adapter", lambda self: (asked.append(Path.cwd()), adapter(self))[1])
     found = [columns_told(weekend_run[1]), columns_told(materialize(home, LAST, LAST))]

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Callable
 from datetime import date, timedelta
-from pathlib import Path
 
 import duckdb
 import pytest
@@ -63,10 +61,9 @@ def test_a_run_reads_the_files_of_its_days_only(weekend: Home) -> None:
     assert max(scanned) <= of_the_day
 
 
-def test_a_full_refresh_rebuilds_every_day(weekend: Home, tmp_path: Path) -> None:
+def test_a_full_refresh_rebuilds_every_day(weekend: Home, weekend_copy: Home) -> None:
     """Given a window, it would else throw the other days away."""
-    home = Home(tmp_path / "home")
-    shutil.copytree(weekend.root, home.root)
+    home = weekend_copy
     dbt(home, "build", None, None, "--full-refresh", *QUICK, min_day=str(LAST), max_day=str(LAST))
     assert fingerprints(home.warehouse) == fingerprints(weekend.warehouse)
     assert query(home, "select min(day) from marts.fct_events") == [(date(2026, 3, 27),)]
@@ -87,9 +84,8 @@ def test_portions_give_the_tables_of_the_whole(weekend: Home, new_raw_zone: Call
     assert int(held_to[1]) <= 2_500_000_000
 
 
-def test_a_table_of_other_columns_than_its_model_is_left_alone(weekend: Home, tmp_path: Path) -> None:
-    home = Home(tmp_path / "home")
-    shutil.copytree(weekend.root, home.root)
+def test_a_table_of_other_columns_than_its_model_is_left_alone(weekend: Home, weekend_copy: Home) -> None:
+    home = weekend_copy
     with duckdb.connect(str(home.warehouse)) as warehouse:
         warehouse.execute("alter table labels.lbl_behaviors add column mood varchar")
         warehouse.execute("alter table labels.lbl_behaviors alter column weight type integer")
